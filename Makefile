@@ -1,0 +1,28 @@
+# Each target sets up what it needs, once: the virtual environment lies in .venv.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Idle OpenMP threads sleep: spinning slows a shared machine down several times over.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: repro test test-slow lint clean
+repro: .venv/.installed  ## the main job: from video files to metrics
+	dvc repro
+
+test: .venv/.installed
+	python -m pytest
+
+test-slow: .venv/.installed  ## long trials: many kills, many clips
+	python -m pytest -m slow
+
+lint: .venv/.installed
+	ruff format --check .
+	ruff check .
+	mypy
+
+clean:  ## removes what stages wrote; sources, settings, metrics and the virtual environment stay
+	rm -rf .work data/media data/clips data/models data/features.h5 data/predictions .dvc/cache .dvc/tmp
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --upgrade-strategy only-if-needed -e '.[dev]'
+	touch $@

@@ -1,0 +1,14 @@
+"""CACE-Net: audio-visual event localization from raw video clips.
+
+A clip of 10 s is T = 10 segments of 1 s. A segment is an event of a category when that category is
+both visible and audible in it, and background otherwise. The localizer says for each segment
+whether it is an event, and for the clip which category.
+
+Axes: B clips, T segments, H W grid, P = H x W positions, V visual, A audio, D model channels,
+C categories; F frames, S sound samples.
+
+Reading order: params, annotations, sources, media, clips, encoders, finetuning, features,
+attention, relation, localizer, losses, metrics, training, checkpoints, evaluation.
+"""
+
+__version__ = "0.1.0"

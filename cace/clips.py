@@ -1,0 +1,214 @@
+"""The decoded store: JPEG frames and 16-bit sound of every clip, in HDF5 shards.
+
+A shard `shard-00012.h5` holds up to 32 clips: `id`, `frame` (JPEG bytes of all frames, one after
+the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, and how
+many seconds of picture and sound the file really held. `clips.csv` lists all clips, also the
+unusable ones with their reason; `annotations.json` the samples; `store.json` how it was made.
+"""
+
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from cace.annotations import SEGMENTS, Annotations, load_annotations, save_annotations
+from cace.errors import UserError
+from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
+from cace.workspace import expect_file, progress, write_atomically, write_json
+
+SHARD_CLIPS = 32
+SOUND_SCALE = 32_767  # int16 of full scale
+
+
+class MediaFile(NamedTuple):
+    """A clip's file, relative to the media folder; an empty name where there is none."""
+
+    id: str
+    file: str
+
+
+def decode_clips(
+    media: Path,
+    annotations: Annotations,
+    into: Path,
+    *,
+    fps: int,
+    short_side: int,
+    crop: int,
+    jpeg_quality: int,
+    backend: str,
+    min_seconds: float,
+    workers: int,
+) -> pd.DataFrame:
+    """Decodes every annotated clip into shards under `into`; finished shards are kept as they are.
+
+    Returns: the content of `clips.csv`, one row a clip.
+    Raises: UserError where `media` lacks its manifest.
+    """
+    files = _media_files(media, annotations)
+    how = {
+        "fps": fps,
+        "short_side": short_side,
+        "crop": crop,
+        "jpeg_quality": jpeg_quality,
+        "backend": backend,
+        "min_seconds": min_seconds,
+    }
+    shards = [files[i : i + SHARD_CLIPS] for i in range(0, len(files), SHARD_CLIPS)]
+    names = [into / f"shard-{number:05}.h5" for number in range(len(shards))]
+    # Not fork: a worker inherits no threads and no open files. It imports no torch, so it is light.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool:
+        jobs = [
+            pool.submit(decode_shard, name, media, shard, how)
+            for name, shard in zip(names, shards, strict=True)
+            if not name.exists()
+        ]
+        for job in progress(as_completed(jobs), "decode: shards", total=len(jobs)):
+            job.result()
+    index = pd.concat([_shard_index(name) for name in names], ignore_index=True)
+    write_atomically(into / "clips.csv", index.to_csv(index=False))
+    save_annotations(into / "annotations.json", annotations)
+    write_json(into / "store.json", {**how, "sample_rate": SAMPLE_RATE, "segments": SEGMENTS})
+    return index
+
+
+def _media_files(media: Path, annotations: Annotations) -> list[MediaFile]:
+    manifest = pd.read_csv(
+        expect_file(media / "manifest.csv", made_by="download"), dtype=str, keep_default_na=False
+    )
+    file_of = dict(zip(manifest["id"], manifest["file"], strict=True))
+    return [MediaFile(id_, file_of.get(id_, "")) for id_ in annotations.ids]
+
+
+def decode_shard(
+    target: Path, media: Path, files: Sequence[MediaFile], how: dict[str, Any]
+) -> None:
+    """Decodes some clips into one HDF5 file, whole or not at all."""
+    options = {key: value for key, value in how.items() if key != "jpeg_quality"}
+    frame_count = SEGMENTS * how["fps"]
+    jpegs: list[bytes] = []
+    offsets = np.zeros((len(files), frame_count + 1), np.int64)
+    sound = np.zeros((len(files), SEGMENTS * SAMPLE_RATE), np.int16)
+    reasons, seconds = [], np.zeros((len(files), 2))
+    written = 0
+    for row, (_, name) in enumerate(files):
+        offsets[row] = written
+        try:
+            if not name:
+                raise UnusableClipError("no such file")
+            clip = decode_clip(media / name, seconds=SEGMENTS, **options)
+        except UnusableClipError as error:
+            reasons.append(str(error))
+            continue
+        reasons.append("")
+        encoded = [_to_jpeg(frame, how["jpeg_quality"]) for frame in clip.frames]
+        offsets[row, 1:] += np.cumsum([len(jpeg) for jpeg in encoded])
+        written = offsets[row, -1]
+        jpegs += encoded
+        sound[row] = np.rint(np.clip(clip.sound, -1, 1) * SOUND_SCALE)
+        seconds[row] = clip.picture_seconds, clip.sound_seconds
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with h5py.File(temporary, "w") as file:
+        file["id"] = [name.id for name in files]
+        file["usable"] = [not reason for reason in reasons]
+        file["reason"] = reasons
+        file["picture_seconds"], file["sound_seconds"] = seconds.T
+        file["frame"] = np.frombuffer(b"".join(jpegs), np.uint8)
+        file["frame_offset"] = offsets
+        file.create_dataset("sound", data=sound, chunks=(1, sound.shape[1]))
+    with temporary.open("rb") as written_file:
+        os.fsync(written_file.fileno())
+    temporary.replace(target)
+
+
+def _to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _shard_index(path: Path) -> pd.DataFrame:
+    with h5py.File(path) as file:
+        return pd.DataFrame(
+            {
+                "id": file["id"].asstr()[:],
+                "shard": path.name,
+                "row": np.arange(len(file["id"])),
+                "usable": file["usable"][:],
+                "reason": file["reason"].asstr()[:],
+                "picture_seconds": file["picture_seconds"][:].round(3),
+                "sound_seconds": file["sound_seconds"][:].round(3),
+            }
+        )
+
+
+class ClipStore:
+    """Random access to the decoded clips."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        settings = json.loads(expect_file(folder / "store.json", made_by="decode").read_text())
+        self.fps: int = settings["fps"]
+        self.settings: dict[str, Any] = settings
+        self.index = pd.read_csv(
+            folder / "clips.csv", dtype={"id": str, "reason": str}, keep_default_na=False
+        ).set_index("id")
+        self._open: dict[str, h5py.File] = {}
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """All samples, those of unusable clips too."""
+        return load_annotations(self.folder / "annotations.json")
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Height, width and colours of a frame."""
+        return self.settings["crop"], self.settings["crop"], 3
+
+    def usable(self, id_: str) -> bool:
+        """Whether the clip could be decoded."""
+        return bool(self.index.at[id_, "usable"])
+
+    def frames(self, id_: str, which: Sequence[int] | None = None) -> UInt8[np.ndarray, "n H W 3"]:
+        """RGB frames of a clip, all of them or those at the given places (fps a second)."""
+        file, row = self._find(id_)
+        offsets = file["frame_offset"][row]
+        begin, end = offsets[0], offsets[-1]
+        data = file["frame"][begin:end].tobytes()
+        offsets = offsets - begin
+        places = range(len(offsets) - 1) if which is None else which
+        return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
+
+    def sound(self, id_: str) -> Float32[np.ndarray, "T S"]:
+        """32 kHz sound of a clip in [-1, 1], one row a segment."""
+        file, row = self._find(id_)
+        return (file["sound"][row].astype(np.float32) / SOUND_SCALE).reshape(SEGMENTS, -1)
+
+    def _find(self, id_: str) -> tuple[h5py.File, int]:
+        if id_ not in self.index.index:
+            raise UserError(f"{self.folder}: no clip {id_!r} in this store")
+        entry = self.index.loc[id_].to_dict()
+        if not entry["usable"]:
+            raise UserError(f"clip {id_}: not usable: {entry['reason']}")
+        name = str(entry["shard"])
+        if name not in self._open:
+            self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
+        return self._open[name], int(entry["row"])
+
+
+def _from_jpeg(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)

@@ -1,0 +1,1 @@
+"""Pretrained networks that turn frames and sound into features."""

@@ -1,0 +1,108 @@
+"""Audio encoders: one second of 32 kHz sound to one feature."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import librosa
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cace.encoders.weights import CNN14, fetch, load_into, read_weights
+from cace.errors import UserError
+from cace.media import SAMPLE_RATE
+
+# The front end of Cnn14 (Kong et al. 2020), used by both encoders.
+WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50, 14_000
+
+
+class AudioEncoder(nn.Module):
+    """A network with its number of output channels."""
+
+    def __init__(self, body: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = channels
+
+    def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n A"]:
+        """sound: one second each, mono in [-1, 1]."""
+        return self.body(sound)
+
+
+class LogMelStatistics(nn.Module):
+    """Mean and deviation over a second of the power in 64 mel bands, in units of 5 dB.
+
+    Zero is 20 dB below unit power of the spectrum, a usual level, so that values stay within a few
+    units: the localizer takes its audio as it comes. Silence is -8, the noise floor of 16 bits.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = librosa.filters.mel(
+            sr=SAMPLE_RATE, n_fft=WINDOW, n_mels=MEL_BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ
+        )
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+
+    def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n 128"]:
+        """sound: one second each."""
+        spectrum = torch.stft(sound, WINDOW, HOP, window=self.window, return_complex=True)
+        decibels = 10 * (self.filters @ spectrum.abs().square()).clamp(min=1e-6).log10()
+        level = (decibels + 20) / 5
+        return torch.cat([level.mean(dim=-1), level.std(dim=-1)], dim=-1)
+
+
+class _Embedding(nn.Module):
+    def __init__(self, cnn14: nn.Module) -> None:
+        super().__init__()
+        self.cnn14 = cnn14
+
+    def forward(self, sound: Tensor) -> Tensor:
+        return self.cnn14(sound)["embedding"]
+
+
+def audio_encoder(name: str, weights: str) -> AudioEncoder:
+    """Builds an audio encoder in eval mode.
+
+    name: cnn14 (PANNs, 2048 channels, post-ReLU) or logmel (128 channels, no weights).
+    weights: "audioset" (cnn14), a path, or "none" for seeded random numbers.
+    Raises: UserError where weights are neither here nor to be had, or do not fit.
+    """
+    if name == "logmel":
+        if weights != "none":
+            raise UserError(f"encoders.audio_weights: logmel has none, got {weights!r}; set none")
+        return AudioEncoder(LogMelStatistics(), 2 * MEL_BANDS).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cnn14 = _panns_models().Cnn14(
+            sample_rate=SAMPLE_RATE,
+            window_size=WINDOW,
+            hop_size=HOP,
+            mel_bins=MEL_BANDS,
+            fmin=LOWEST_HZ,
+            fmax=HIGHEST_HZ,
+            classes_num=527,
+        )
+    if weights != "none":
+        path = fetch(CNN14) if weights == "audioset" else Path(weights)
+        load_into(cnn14, read_weights(path), where=str(path))
+    return AudioEncoder(_Embedding(cnn14), 2048).eval()
+
+
+def _panns_models() -> types.ModuleType:
+    """The package's models without its `__init__`, which downloads a file when imported."""
+    alias = "_panns_inference"
+    if alias not in sys.modules:
+        found = importlib.util.find_spec("panns_inference")
+        if found is None or not found.submodule_search_locations:
+            raise UserError("package panns-inference: not installed; run `pip install -e .`")
+        package = types.ModuleType(alias)
+        package.__path__ = list(found.submodule_search_locations)
+        sys.modules[alias] = package
+    return importlib.import_module(f"{alias}.models")

@@ -1,0 +1,104 @@
+"""Visual encoders: RGB frames to feature maps."""
+
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from cace.encoders.weights import (
+    RESNET50,
+    VGG19,
+    fetch,
+    load_into,
+    packaged_lite0,
+    read_weights,
+)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+class VisualEncoder(nn.Module):
+    """A convolutional network without its classifier, with the normalisation of its training."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, body: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = channels
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n V H W"]:
+        """frames: RGB, 0-255. The map's sides are the frame's over 32, rounded up or down."""
+        # Channels stand last in memory all the way through: 1.4-1.8 times faster on a CPU.
+        images = frames.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return self.body((images - self.mean) / self.std)
+
+
+def visual_encoder(name: str, weights: str) -> VisualEncoder:
+    """Builds a visual encoder in eval mode.
+
+    name: resnet50 (2048 channels), vgg19 (512), efficientnet_lite0 (1280).
+    weights: "imagenet", a path, or "none" for seeded random numbers.
+    Raises: UserError where weights are neither here nor to be had, or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = _BUILDERS[name]()
+    if weights != "none":
+        path = _imagenet_file(name) if weights == "imagenet" else Path(weights)
+        tensors = read_weights(path)
+        if name == "efficientnet_lite0" and weights == "imagenet":
+            # The package names its layers otherwise than timm, in the same order.
+            tensors = dict(zip(encoder.body.state_dict(), tensors.values(), strict=False))
+        elif name == "resnet50":
+            names = dict(zip(_resnet50_names(), encoder.body.state_dict(), strict=True))
+            tensors = {names[k]: t for k, t in tensors.items() if not k.startswith("fc.")}
+        elif name == "vgg19":
+            tensors = {
+                key.removeprefix("features."): tensor
+                for key, tensor in tensors.items()
+                if key.startswith("features.")
+            }
+        load_into(encoder.body, tensors, where=str(path))
+    return encoder.to(memory_format=torch.channels_last).eval()
+
+
+def _imagenet_file(name: str) -> Path:
+    if name == "efficientnet_lite0":
+        return packaged_lite0()
+    return fetch(RESNET50 if name == "resnet50" else VGG19)
+
+
+def _resnet50() -> VisualEncoder:
+    network = torchvision.models.resnet50()
+    body = nn.Sequential(*list(network.children())[:-2])
+    return VisualEncoder(body, 2048, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _resnet50_names() -> list[str]:
+    return [k for k in torchvision.models.resnet50().state_dict() if not k.startswith("fc.")]
+
+
+def _vgg19() -> VisualEncoder:
+    return VisualEncoder(torchvision.models.vgg19().features, 512, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _efficientnet_lite0() -> VisualEncoder:
+    body = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="")
+    return VisualEncoder(body, 1280, HALF, HALF)
+
+
+_BUILDERS = {
+    "resnet50": _resnet50,
+    "vgg19": _vgg19,
+    "efficientnet_lite0": _efficientnet_lite0,
+}

@@ -1,0 +1,200 @@
+"""Audio-visual contrast that fine-tunes the visual encoder.
+
+Every clip is one picture vector and one sound vector, means over its segments. Those of the same
+clip are a positive pair, those of different clips negatives.
+
+Source: CACE-Net, section 3.4, Eq. 9.
+Differs: both vectors go through a linear map without bias into one space, since their sizes
+    differ, and are normalised there; the maps are fitted to the pretrained encoder first, or their
+    random start would spoil it; one random frame stands for each segment in an epoch; batch-norm
+    statistics stay those of the pretrained network. The paper is silent on all of it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cace.annotations import SEGMENTS
+from cace.clips import ClipStore
+from cace.encoders.audio import AudioEncoder
+from cace.encoders.visual import VisualEncoder
+from cace.errors import UserError
+from cace.workspace import progress
+
+
+class Retrieval(NamedTuple):
+    """How often the own sound is among the nearest, for pictures that look for their sound."""
+
+    recall_at_1: float
+    recall_at_5: float
+
+
+class Epoch(NamedTuple):
+    """One epoch of fine-tuning; epoch 0 is the pretrained encoder with the maps fitted to it."""
+
+    epoch: int
+    loss: float | None
+    recall_at_1: float
+    recall_at_5: float
+
+
+def info_nce(
+    visual: Float[Tensor, "B D"], audio: Float[Tensor, "B D"], tau: float, symmetric: bool
+) -> Float[Tensor, ""]:
+    """Contrast between the unit vectors of B clips; log B where nothing is learned.
+
+    symmetric: mean of picture-to-sound (Eq. 9) and sound-to-picture; else Eq. 9 alone.
+    """
+    similarity = visual @ audio.mT / tau
+    own = torch.arange(len(similarity), device=similarity.device)
+    loss = F.cross_entropy(similarity, own)
+    return (loss + F.cross_entropy(similarity.mT, own)) / 2 if symmetric else loss
+
+
+def retrieval(visual: Float[Tensor, "N D"], audio: Float[Tensor, "N D"]) -> Retrieval:
+    """Recall at 1 and 5 among N clips; a sound as near as the own one counts as nearer."""
+    similarity = visual @ audio.mT
+    own = similarity.diagonal().unsqueeze(1)
+    rank = (similarity >= own).sum(dim=1)
+    return Retrieval(*((rank <= k).double().mean().item() for k in (1, 5)))
+
+
+class SharedSpace(nn.Module):
+    """Two linear maps without bias into the space where picture and sound are compared."""
+
+    def __init__(self, visual_channels: int, audio_channels: int, dimensions: int) -> None:
+        super().__init__()
+        self.from_visual = nn.Linear(visual_channels, dimensions, bias=False)
+        self.from_audio = nn.Linear(audio_channels, dimensions, bias=False)
+
+    def forward(
+        self, visual: Float[Tensor, "B V"], audio: Float[Tensor, "B A"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """Unit vectors of both."""
+        return F.normalize(self.from_visual(visual), dim=-1), F.normalize(
+            self.from_audio(audio), dim=-1
+        )
+
+
+def clip_sounds(
+    encoder: AudioEncoder, clips: ClipStore, ids: Sequence[str], device: torch.device
+) -> Float[Tensor, "n A"]:
+    """Mean audio feature of each clip."""
+    with torch.inference_mode():
+        features = [
+            encoder(torch.from_numpy(clips.sound(id_)).to(device)).mean(dim=0)
+            for id_ in progress(ids, "finetune: sounds")
+        ]
+    return torch.stack(features).clone()
+
+
+def clip_pictures(
+    encoder: VisualEncoder,
+    clips: ClipStore,
+    ids: Sequence[str],
+    second_parts: np.ndarray,
+    device: torch.device,
+) -> Float[Tensor, "B V"]:
+    """Mean visual feature of each clip over one frame a segment.
+
+    second_parts: [B, T], which of the segment's frames stands for it.
+    """
+    places = second_parts + np.arange(SEGMENTS) * clips.fps
+    frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
+    maps = encoder(torch.from_numpy(frames).to(device))
+    return maps.mean(dim=(2, 3)).unflatten(0, (len(ids), SEGMENTS)).mean(dim=1)
+
+
+def finetune(
+    encoder: VisualEncoder,
+    audio_encoder: AudioEncoder,
+    clips: ClipStore,
+    train: Sequence[str],
+    val: Sequence[str],
+    *,
+    epochs: int,
+    maps_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    maps_learning_rate: float,
+    dimensions: int,
+    tau: float,
+    symmetric: bool,
+    seed: int,
+    device: torch.device,
+) -> list[Epoch]:
+    """Trains the visual encoder in place on the clips of the train split.
+
+    maps_epochs: passes in which the two maps alone are fitted, before the encoder moves.
+
+    Returns: one entry an epoch; the first is the pretrained encoder.
+    Raises: UserError where the loss is not finite.
+    """
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        space = SharedSpace(encoder.channels, audio_encoder.channels, dimensions).to(device)
+    sounds, val_sounds = (clip_sounds(audio_encoder, clips, ids, device) for ids in (train, val))
+    middle = np.full((batch_size, SEGMENTS), clips.fps // 2)
+
+    @torch.inference_mode()
+    def frozen_pictures(ids: Sequence[str], what: str) -> Tensor:
+        """Of the middle frames."""
+        parts = [
+            clip_pictures(encoder, clips, some, middle[: len(some)], device)
+            for some in progress(batched(ids, batch_size), f"finetune: pictures, {what}")
+        ]
+        return torch.cat(parts).clone()
+
+    def batches() -> list[np.ndarray]:
+        """Places of the train clips; a last batch of one clip would have no negatives."""
+        order = rng.permutation(len(train))
+        return [some for some in batched(order, batch_size) if len(some) > 1]
+
+    def step(pictures: Tensor, sound: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        seen, heard = space(pictures, sound)
+        loss = info_nce(seen, heard, tau, symmetric)
+        if not loss.isfinite():
+            raise UserError(
+                f"finetune: the contrast is {loss.item()}; lower finetune.learning_rate and "
+                f"finetune.maps_learning_rate, or raise finetune.tau"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    for_maps = torch.optim.Adam(space.parameters(), lr=maps_learning_rate)
+    pictures = frozen_pictures(train, "train")
+    for _ in range(maps_epochs):
+        for batch in batches():
+            step(pictures[batch], sounds[batch], for_maps)
+    curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
+
+    for_all = torch.optim.Adam([*encoder.parameters(), *space.parameters()], lr=learning_rate)
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for batch in progress(batches(), f"finetune: epoch {epoch}/{epochs}"):
+            second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
+            ids = [train[place] for place in batch]
+            pictures = clip_pictures(encoder, clips, ids, second_parts, device)
+            losses.append(step(pictures, sounds[batch], for_all))
+        recalls = _recall(space, frozen_pictures(val, "val"), val_sounds)
+        curve.append(Epoch(epoch, float(np.mean(losses)), *recalls))
+    return curve
+
+
+@torch.inference_mode()
+def _recall(space: SharedSpace, pictures: Tensor, sounds: Tensor) -> Retrieval:
+    seen, heard = space(pictures, sounds)
+    return retrieval(seen, heard)
+
+
+def batched(items: Any, size: int) -> list[Any]:
+    """Slices of `size` items, the last one shorter."""
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -1,0 +1,260 @@
+"""Settings: `params.yaml` (the paper's knobs) over `profiles/<source>.yaml` (what scales).
+
+The two files hold disjoint keys; together they make one frozen, checked `Params`. dvc.yaml tracks
+sections of both, so a section that no stage tracks is refused: a change of it would re-run nothing.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from cace.errors import UserError
+
+Source = Literal["mini", "ave", "folder"]
+Guidance = Literal["none", "audio", "visual", "both"]
+VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
+AudioEncoderName = Literal["cnn14", "logmel"]
+
+# The sections of each file that a stage in dvc.yaml tracks.
+PARAMS_SECTIONS = ("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate")
+PROFILE_SECTIONS = ("download", "decode", "encoders", "finetune", "extract", "train")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Settings that cannot change, with no key beside the known ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if (
+            isinstance(value, bool)
+            and cls.model_fields[str(info.field_name)].annotation is not bool
+        ):
+            raise ValueError("expected something else than an on/off word")
+        return value
+
+
+class DataParams(Section):
+    """Where the clips come from."""
+
+    source: Source
+    path: Path | None
+
+
+class RenderParams(Section):
+    """The rendered data set of source mini."""
+
+    clips: Annotated[int, Field(ge=3)]
+    seed: Annotated[int, Field(ge=0)]
+    width: Annotated[int, Field(ge=32, multiple_of=2)]
+    height: Annotated[int, Field(ge=32, multiple_of=2)]
+    fps: Count
+
+
+class DecodeParams(Section):
+    """What is kept of a clip."""
+
+    fps: Annotated[int, Field(ge=1, le=60)]
+    short_side: Count
+    crop: Annotated[int, Field(ge=32)]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    backend: Literal["pyav", "decord"]
+    min_seconds: Annotated[float, Field(gt=0, le=10)]
+    max_bad_fraction: Share
+
+
+class EncodersParams(Section):
+    """Pretrained networks: `weights` is a name, a path, or none."""
+
+    visual: VisualEncoderName
+    visual_weights: str
+    audio: AudioEncoderName
+    audio_weights: str
+
+
+class FinetuneParams(Section):
+    """Audio-visual contrast for the visual encoder (section 3.4)."""
+
+    tau: Positive
+    epochs: Annotated[int, Field(ge=0)]
+    maps_epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Positive
+    maps_learning_rate: Positive
+    dimensions: Count
+    symmetric: bool
+    seed: Annotated[int, Field(ge=0)]
+
+
+class ExtractParams(Section):
+    """How features are computed."""
+
+    batch_size: Count
+    precision: Literal["float32", "bfloat16"]
+
+
+class GuidanceParams(Section):
+    """Co-guidance attention (section 3.2)."""
+
+    mode: Guidance
+    beta: NotNegative
+    psi: NotNegative
+
+
+class BeceParams(Section):
+    """Background-event contrast enhancement (section 3.3)."""
+
+    enabled: bool
+    lambda_: Annotated[float, Field(ge=0, alias="lambda")]
+    tau: Positive
+    noise: NotNegative
+    weight: NotNegative
+    start: Share
+
+
+class LocalizerParams(Section):
+    """Weights of the localizer's inner connections."""
+
+    alpha: NotNegative
+    gamma: NotNegative
+
+
+class TrainParams(Section):
+    """Optimizer and schedule of the localizer."""
+
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    milestones: tuple[Count, ...]
+    decay: Annotated[float, Field(gt=0, le=1)]
+    max_grad_norm: Positive
+
+    @field_validator("seeds")
+    @classmethod
+    def _once_each(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("expected each seed once")
+        return seeds
+
+
+class EvaluateParams(Section):
+    """How predictions are made."""
+
+    threshold: Share
+
+
+def _none_if_empty(value: Any) -> Any:
+    return value or None
+
+
+class Params(Section):
+    """All settings of a run."""
+
+    data: DataParams
+    download: Annotated[RenderParams | None, BeforeValidator(_none_if_empty)]
+    decode: DecodeParams
+    encoders: EncodersParams
+    finetune: FinetuneParams
+    extract: ExtractParams
+    guidance: GuidanceParams
+    bece: BeceParams
+    localizer: LocalizerParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+
+def load_params(root: Path = Path()) -> Params:
+    """Reads and checks `params.yaml` and the profile of its source, both under `root`.
+
+    Raises: UserError naming the file and key, what was expected, and what came.
+    """
+    params = _read(root / "params.yaml", PARAMS_SECTIONS)
+    source = (params.get("data") or {}).get("source")
+    profile_file = f"profiles/{source}.yaml"
+    if not (root / profile_file).is_file():
+        known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+        raise UserError(
+            f"params.yaml, data.source: expected one of {', '.join(known)}, got {source!r} "
+            f"({profile_file} is not there)"
+        )
+    profile = _read(root / profile_file, PROFILE_SECTIONS)
+
+    merged: dict[str, Any] = {}
+    for section in dict.fromkeys((*params, *profile)):
+        ours, theirs = params.get(section) or {}, profile.get(section) or {}
+        if twice := sorted(set(ours) & set(theirs)):
+            raise UserError(
+                f"{section}.{twice[0]}: stands in params.yaml and in {profile_file}; keep one"
+            )
+        merged[section] = {**theirs, **ours}
+    try:
+        checked = Params.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(_explain(error, params, profile_file)) from None
+    if source == "mini" and checked.download is None:
+        raise UserError(
+            f"{profile_file}, download: expected the settings of the renderer, got none"
+        )
+    return checked
+
+
+def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: not there; run this in the project's top folder")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections with keys, got {content!r}")
+    for section, keys in content.items():
+        if section not in sections:
+            raise UserError(
+                f"{path}, {section}: no stage tracks this section in this file; expected one of "
+                f"{', '.join(sections)}"
+            )
+        if not isinstance(keys, dict | None):
+            raise UserError(f"{path}, {section}: expected keys with values, got {keys!r}")
+    return content
+
+
+def _explain(error: ValidationError, params: dict[str, Any], profile_file: str) -> str:
+    lines = []
+    for problem in error.errors():
+        section, *keys = problem["loc"]
+        in_params = section in PARAMS_SECTIONS and (
+            section not in PROFILE_SECTIONS
+            or (bool(keys) and keys[0] in (params.get(section) or {}))
+        )
+        file = "params.yaml" if in_params else profile_file
+        if (
+            problem["type"] == "missing"
+            and section in PARAMS_SECTIONS
+            and section in PROFILE_SECTIONS
+        ):
+            file = f"params.yaml or {profile_file}"
+        name = ".".join(str(part) for part in problem["loc"])
+        says = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+        if problem["type"] == "extra_forbidden":
+            says = "no such key"
+        lines.append(f"{file}, {name}: {says[0].lower()}{says[1:]}{got}")
+    return "\n  ".join(lines)

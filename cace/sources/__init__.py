@@ -1,0 +1,1 @@
+"""Sources of clips: each makes a folder in the AVE layout."""

@@ -1,0 +1,6 @@
+"""DVC stages: `python -m stages.<name>`, in the project's top folder."""
+
+import os
+
+# Before torch is imported: idle OpenMP threads sleep. Spinning slows a shared machine 3-6 times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,30 @@
+"""The device that a stage computes on."""
+
+import ctypes
+import sys
+
+import torch
+
+from cace.workspace import workers
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def choose_device() -> torch.device:
+    """The first GPU, else the CPU with one thread a core."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(workers())
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library reuse large blocks instead of giving them back to the system.
+
+    A network's activations are freed and asked for again all the time; getting fresh pages for them
+    took as many CPU seconds as the arithmetic (EfficientNet-Lite0, 224 px: 40 against 21 ms).
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

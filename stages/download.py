@@ -1,0 +1,79 @@
+"""DVC stage: put the clips of the chosen source into data/media, in the AVE layout."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cace.annotations import known_categories, read_annotations
+from cace.errors import UserError, run
+from cace.params import Params, load_params
+from cace.sources import folder, mini
+from cace.workspace import (
+    progress,
+    publish,
+    scratch,
+    sha256,
+    workers,
+    workspace_root,
+    write_atomically,
+)
+
+AVE_DRIVE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
+
+
+def main() -> None:
+    """Makes or takes the clips, and lists them with their hashes in manifest.csv."""
+    params = load_params()
+    if params.data.source == "mini" and params.download is not None:
+        with scratch("download", params.download.model_dump()) as work:
+            mini.render(work / "media", **params.download.model_dump(), workers=workers())
+            finish(work / "media", params)
+    else:
+        path = users_folder(params)
+        clips = folder.find_clips(
+            path, read_annotations(path, known_categories(params.data.source))
+        )
+        state = {id_: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for id_, f in clips.items()}
+        with scratch("download", str(path), state) as work:
+            folder.take(path, clips, work / "media")
+            finish(work / "media", params)
+
+
+def users_folder(params: Params) -> Path:
+    """data.path, relative to the project's top folder."""
+    source, path = params.data.source, params.data.path
+    if path is None:
+        get = (
+            f" Get the data set (Google Drive, id {AVE_DRIVE_ID}) and unpack it first."
+            if source == "ave"
+            else ""
+        )
+        raise UserError(
+            f"params.yaml, data.path: source {source} expects a folder with Annotations.txt, "
+            f"trainSet.txt, valSet.txt, testSet.txt and AVE/<id>.mp4, got nothing.{get} Then "
+            f"`dvc exp run -S data.source={source} -S data.path=/path/to/it`"
+        )
+    if not (found := workspace_root() / path.expanduser()).is_dir():
+        raise UserError(f"params.yaml, data.path: expected a folder, got {str(found)!r}")
+    return found
+
+
+def finish(media: Path, params: Params) -> None:
+    """Checks the annotations, writes the manifest, and puts the folder in its place."""
+    annotations = read_annotations(media, known_categories(params.data.source))
+    clips = folder.find_clips(media, annotations)
+    manifest = pd.DataFrame(
+        {
+            "id": id_,
+            "file": f"AVE/{file.name}",
+            "bytes": file.stat().st_size,
+            "sha256": sha256(file),
+        }
+        for id_, file in progress(clips.items(), "download: hashes")
+    )
+    write_atomically(media / "manifest.csv", manifest.to_csv(index=False))
+    publish(media, Path("data/media"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,19 @@
+"""One thread, and the shapes in signatures enforced, while tests run."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in ROOT.glob("cace/**/*.py")
+    if "jaxtyping" in path.read_text()
+]
+install_import_hook(SHAPED, "beartype.beartype")

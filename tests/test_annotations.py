@@ -1,0 +1,94 @@
+import pytest
+
+from cace.annotations import (
+    AVE_CATEGORIES,
+    Annotations,
+    Row,
+    load_annotations,
+    read_annotations,
+    save_annotations,
+    segment_labels,
+)
+from cace.errors import UserError
+
+HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
+TRAIN = "Bark&aaa&good&2&9\nBark&bbb&good&0&10\n"
+VAL, TEST = "Church bell&ccc&good&0&0\n", "Church bell&aaa&good&2&9\n"
+
+
+def write(folder, rows=None, train=TRAIN, val=VAL, test=TEST):
+    (folder / "Annotations.txt").write_text(HEADER + TRAIN + VAL + TEST if rows is None else rows)
+    for split, text in (("train", train), ("val", val), ("test", test)):
+        (folder / f"{split}Set.txt").write_text(text)
+    return folder
+
+
+def test_categories_are_numbered_by_first_appearance(tmp_path):
+    assert read_annotations(write(tmp_path)).categories == ("Bark", "Church bell")
+
+
+def test_ave_categories_keep_the_published_order(tmp_path):
+    rows = read_annotations(write(tmp_path), AVE_CATEGORIES).rows
+    assert [row.category for row in rows] == [2, 2, 0, 0]
+    assert len(AVE_CATEGORIES) == 28
+
+
+def test_a_header_line_makes_no_difference(tmp_path):
+    with_header = read_annotations(write(tmp_path))
+    assert read_annotations(write(tmp_path, TRAIN + VAL + TEST)) == with_header
+
+
+def test_an_id_may_stand_twice_with_two_categories_in_two_splits(tmp_path):
+    annotations = read_annotations(write(tmp_path))
+    assert [row.split for row in annotations.rows] == ["train", "train", "val", "test"]
+    assert annotations.ids == ("aaa", "bbb", "ccc")
+
+
+def test_segments_outside_the_event_are_background():
+    annotations = Annotations(("a", "b"), (Row("x", 1, 2, 4, "train"), Row("y", 0, 0, 0, "val")))
+    expected = [[2, 2, 1, 1, 2, 2, 2, 2, 2, 2], [2] * 10]
+    assert segment_labels(annotations).tolist() == expected
+
+
+def test_what_was_read_comes_back(tmp_path):
+    annotations = read_annotations(write(tmp_path))
+    save_annotations(tmp_path / "annotations.json", annotations)
+    assert load_annotations(tmp_path / "annotations.json") == annotations
+
+
+def test_all_problems_are_reported_at_once_with_their_lines(tmp_path):
+    rows = HEADER + "Bark&../x&good&0&3\nBark&bbb&good&3&11\nBark&bbb\nBark&ddd&good&0&2\n"
+    with pytest.raises(UserError) as caught:
+        read_annotations(write(tmp_path, rows, train="Bark&ddd&good&0&2\n", val="", test=TEST))
+    text = str(caught.value)
+    for line in (
+        "Annotations.txt, line 2: expected a category and a plain file name as id",
+        "Annotations.txt, line 3: expected whole seconds 0 <= start <= end <= 10",
+        "Annotations.txt, line 4: expected Category&VideoID&Quality&StartTime&EndTime",
+        "testSet.txt, line 1: aaa (Church bell) is not in Annotations.txt",
+    ):
+        assert line in text
+
+
+def test_a_row_in_two_splits_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"valSet.txt, line 1: bbb \(Bark\) is in trainSet.txt"):
+        read_annotations(write(tmp_path, val="Bark&bbb&good&0&10\n" + VAL))
+
+
+def test_a_row_in_no_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"line 4: ccc \(Church bell\) is in no split file"):
+        read_annotations(write(tmp_path, val=""))
+
+
+def test_an_unknown_category_is_refused_where_the_source_knows_its_own(tmp_path):
+    rows = (TRAIN + VAL + TEST).replace("Bark", "Quack")
+    folder = write(tmp_path, rows, train=TRAIN.replace("Bark", "Quack"))
+    with pytest.raises(UserError, match="line 1: category 'Quack' is not one of the 28"):
+        read_annotations(folder, AVE_CATEGORIES)
+
+
+@pytest.mark.parametrize("id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x"])
+def test_an_id_that_is_no_plain_file_name_is_refused(tmp_path, id_):
+    rows = f"Bark&{id_}&good&0&3\n"
+    with pytest.raises(UserError, match="line 1: expected a category and a plain file name"):
+        read_annotations(write(tmp_path, rows, train=rows, val="", test=""))

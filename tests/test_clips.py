@@ -1,0 +1,93 @@
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from cace.annotations import Annotations, Row
+from cace.clips import SHARD_CLIPS, ClipStore, decode_clips
+from cace.errors import UserError
+from tests.videos import read_counter, tone, write_video
+
+HOW = {
+    "fps": 4,
+    "short_side": 96,
+    "crop": 96,
+    "jpeg_quality": 90,
+    "backend": "pyav",
+    "min_seconds": 9.0,
+}
+ROWS = (Row("good", 0, 2, 9, "train"), Row("lost", 0, 0, 4, "val"), Row("html", 1, 0, 9, "test"))
+ANNOTATIONS = Annotations(("Bark", "Flute"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    (folder / "AVE").mkdir()
+    write_video(folder / "AVE/good.mp4", sound=tone())
+    (folder / "AVE/html.mp4").write_text("<html>")
+    files = pd.DataFrame({"id": ["good", "html"], "file": ["AVE/good.mp4", "AVE/html.mp4"]})
+    files.to_csv(folder / "manifest.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(media, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    decode_clips(media, ANNOTATIONS, folder, **HOW, workers=1)
+    return ClipStore(folder)
+
+
+def test_frames_come_back_in_any_order(store):
+    frames = store.frames("good", [39, 0, 20])
+    # Frame k of 4 a second is frame floor(25 k / 4) of the file.
+    assert [read_counter(frame, 128, 96) for frame in frames] == [243, 0, 125]
+
+
+def test_sound_comes_back_by_segment_to_the_last_bit(store):
+    sound = store.sound("good")
+    assert sound.shape == (10, 32_000)
+    assert np.abs(sound).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_bad_clip_is_listed_with_its_reason_and_the_run_goes_on(store):
+    assert store.index["usable"].to_dict() == {"good": True, "lost": False, "html": False}
+    assert store.index.at["lost", "reason"] == "no such file"
+    assert store.index.at["html", "reason"].startswith("not decodable")
+
+
+def test_reading_a_bad_clip_says_why(store):
+    with pytest.raises(UserError, match="clip lost: not usable: no such file"):
+        store.frames("lost")
+
+
+def test_annotations_travel_with_the_store(store):
+    assert store.annotations == ANNOTATIONS
+
+
+def test_decoding_twice_gives_the_same_bytes(media, store, tmp_path):
+    decode_clips(media, ANNOTATIONS, tmp_path, **HOW, workers=2)
+    for file in store.folder.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
+    rows = tuple(Row(f"none{k}", 0, 0, 1, "train") for k in range(SHARD_CLIPS)) + ROWS
+    data = Annotations(ANNOTATIONS.categories, rows)
+    decode_clips(media, data, tmp_path, **HOW, workers=1)
+    kept = (tmp_path / "shard-00000.h5").stat()
+    (tmp_path / "shard-00001.h5").unlink()
+    decode_clips(media, data, tmp_path, **HOW, workers=1)
+    assert (tmp_path / "shard-00000.h5").stat().st_ino == kept.st_ino
+    with h5py.File(tmp_path / "shard-00001.h5") as file:
+        assert file["usable"][:].tolist() == [True, False, False]
+
+
+def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.csv: not there; run `dvc repro download`"):
+        decode_clips(tmp_path, ANNOTATIONS, tmp_path, **HOW, workers=1)
+
+
+def test_a_missing_store_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"store.json: not there; run `dvc repro decode`"):
+        ClipStore(tmp_path)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from cace.encoders import weights
+from cace.encoders.audio import audio_encoder
+from cace.encoders.visual import visual_encoder
+from cace.errors import UserError
+
+
+def frames(count=2, size=64, seed=0):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet50", 2048), ("vgg19", 512), ("efficientnet_lite0", 1280)]
+)
+def test_a_map_has_a_position_for_32_pixels(name, channels):
+    encoder = visual_encoder(name, "none")
+    with torch.inference_mode():
+        assert encoder(frames()).shape == (2, channels, 2, 2)
+    assert encoder.channels == channels
+
+
+def test_random_weights_are_the_same_every_time():
+    one, two = (visual_encoder("efficientnet_lite0", "none") for _ in range(2))
+    assert weights.fingerprint(one) == weights.fingerprint(two)
+
+
+def test_lite0_has_learned_from_imagenet():
+    # Random weights put 0 or 6 nearly everywhere; trained ones are sparse and in between.
+    with torch.inference_mode():
+        maps = visual_encoder("efficientnet_lite0", "imagenet")(frames(size=112))
+    assert 0.05 < (maps > 0).float().mean() < 0.5
+
+
+def test_resnet50_is_torchvisions_up_to_its_last_map(tmp_path):
+    torch.manual_seed(1)
+    original = torchvision.models.resnet50().eval()
+    torch.save(original.state_dict(), tmp_path / "resnet50.pth")
+    encoder = visual_encoder("resnet50", str(tmp_path / "resnet50.pth"))
+    images = frames()
+    mean, std = (torch.tensor(v) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    normal = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = original.fc(encoder(images).mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, original(normal), rtol=1e-4, atol=1e-5)
+
+
+def test_logmel_gives_the_level_of_a_tone_in_its_band():
+    encoder = audio_encoder("logmel", "none")
+    time = torch.arange(32_000) / 32_000
+    quiet, loud = (a * torch.sin(2 * torch.pi * 1000 * time) for a in (0.05, 0.5))
+    with torch.inference_mode():
+        out = encoder(torch.stack([quiet, loud, torch.zeros(32_000)]))
+    means, deviations = out[:, :64], out[:, 64:]
+    # Ten times the amplitude is 20 dB of power, in units of 5 dB.
+    band = means[1].argmax()
+    assert (means[1] - means[0])[band].item() == pytest.approx(4, abs=1e-3)
+    assert deviations[1, band].item() < 0.4
+    torch.testing.assert_close(means[2], torch.full((64,), -8.0))
+
+
+def test_cnn14_gives_its_embedding_for_each_second(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    encoder = audio_encoder("cnn14", "none")
+    with torch.inference_mode():
+        out = encoder(torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0)))
+    assert out.shape == (2, 2048)
+    assert (out >= 0).all()
+    # The package's own import would have left a label file in the user's home.
+    assert not (tmp_path / "panns_data").exists()
+
+
+def test_missing_weights_name_the_file_its_address_and_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *_: (_ for _ in ()).throw(OSError("no network"))
+    )
+    with pytest.raises(UserError) as caught:
+        visual_encoder("resnet50", "imagenet")
+    for part in ("resnet50-11ad3fa6.pth", "https://download.pytorch.org/", str(tmp_path)):
+        assert part in str(caught.value)
+
+
+def test_a_weight_file_with_another_hash_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/Cnn14_mAP=0.431.pth").write_bytes(b"another network")
+    with pytest.raises(UserError, match="expected sha256 0dc499e4"):
+        audio_encoder("cnn14", "audioset")
+
+
+def test_weights_that_carry_code_are_refused_and_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    torch.save({"state_dict": Attack()}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="not a plain PyTorch file of tensors"):
+        visual_encoder("vgg19", str(tmp_path / "bad.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"do not fit the network; missing .*other shape \['0.we"):
+        visual_encoder("vgg19", str(tmp_path / "other.pth"))
+
+
+def test_a_checkpoint_with_numpy_numbers_loads(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "loss": np.float64(1)}, tmp_path / "old.pth")
+    assert weights.read_weights(tmp_path / "old.pth")["a"].sum() == 2

@@ -1,0 +1,159 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cace.annotations import Annotations, Row, segment_labels
+from cace.clips import ClipStore
+from cace.encoders.audio import AudioEncoder
+from cace.encoders.visual import VisualEncoder
+from cace.errors import UserError
+from cace.extraction import extract_features
+from cace.features import FeatureStore
+
+ROWS = (
+    Row("a", 0, 0, 4, "train"),
+    Row("bad", 0, 0, 4, "train"),
+    Row("b", 1, 2, 9, "val"),
+    Row("a", 1, 0, 4, "test"),  # the same file again, as in AVE
+)
+DATA = Annotations(("Bark", "Flute"), ROWS)
+
+
+class NumberedClips(ClipStore):
+    """Stands for the decoded store: every frame and sound shows the clip, segment and frame."""
+
+    fps, annotations, folder = 4, DATA, "clips"
+    settings = {"crop": 8, "fps": 4}
+    read = 0
+
+    def __init__(self):
+        pass
+
+    def usable(self, id_):
+        return id_ != "bad"
+
+    def frames(self, id_, which=None):
+        self.read += 1
+        numbers = np.arange(40, dtype=np.uint8) + 100 * (id_ == "b")
+        return np.broadcast_to(numbers[:, None, None, None], (40, 8, 8, 3)).copy()
+
+    def sound(self, id_):
+        segments = np.arange(10, dtype=np.float32) + 10 * (id_ == "b")
+        return np.repeat(segments[:, None], 32_000, axis=1)
+
+
+class Level(nn.Module):
+    """[n, S] -> [n, 2]: the sound's level, and its half."""
+
+    def forward(self, sound):
+        return torch.stack([sound.mean(dim=1), sound.mean(dim=1) / 2], dim=1)
+
+
+def extract(path, clips=None, **changes):
+    visual = VisualEncoder(nn.AvgPool2d(4), 3, (0.0,) * 3, (1 / 255,) * 3)  # grey levels, 2 x 2
+    options = {"batch_size": 7, "precision": "float32", "device": torch.device("cpu")}
+    provenance = {"encoders": {}, "settings": {}}
+    extract_features(
+        clips or NumberedClips(),
+        visual,
+        AudioEncoder(Level(), 2),
+        path,
+        provenance=provenance,
+        **(options | changes),
+    )
+    return FeatureStore(path)
+
+
+def test_a_segments_feature_is_the_mean_over_its_frames(tmp_path):
+    store = extract(tmp_path / "f.h5")
+    # Segment t shows the numbers 4t .. 4t + 3.
+    expected = np.arange(10) * 4 + 1.5
+    for row, offset in ((0, 0), (1, 100), (2, 0)):
+        found = store.visual[row].astype(float)
+        assert found.shape == (10, 2, 2, 3)
+        assert np.abs(found - (expected + offset)[:, None, None, None]).max() < 0.06  # float16
+    assert store.audio[1].tolist() == [[t, t / 2] for t in range(10, 20)]
+
+
+def test_the_batch_size_does_not_show(tmp_path):
+    one, two = (extract(tmp_path / f"{n}.h5", batch_size=n) for n in (3, 40))
+    assert np.array_equal(one.visual, two.visual)
+
+
+def test_samples_of_unusable_clips_are_left_out_and_counted(tmp_path):
+    store = extract(tmp_path / "f.h5")
+    assert store.ids == ["a", "b", "a"]
+    assert store.splits.tolist() == ["train", "val", "test"]
+    assert store.provenance["left_out"] == {"train": 1, "val": 0, "test": 0}
+    assert np.array_equal(store.labels, segment_labels(DATA)[[0, 2, 3]])
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
+    whole = extract(tmp_path / "whole.h5").path.read_bytes()
+
+    class Killed(NumberedClips):
+        def frames(self, id_, which=None):
+            if id_ == "b":
+                raise KeyboardInterrupt
+            return super().frames(id_, which)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(tmp_path / "part.h5", Killed())
+    # What the journal does not name is done again; what it names is not.
+    (tmp_path / "part.done").write_text("a\n")
+    with h5py.File(tmp_path / "part.h5", "r+") as file:
+        for place in (0, 2):
+            with h5py.File(tmp_path / "whole.h5") as source:
+                file["visual"][place] = source["visual"][place]
+                file["audio"][place] = source["audio"][place]
+    clips = NumberedClips()
+    assert extract(tmp_path / "part.h5", clips).path.read_bytes() == whole
+    assert clips.read == 1
+
+
+def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
+    class Loud(NumberedClips):
+        def sound(self, id_):
+            return np.full((10, 32_000), 1e6, np.float32)
+
+    with pytest.raises(UserError, match="clip a: a feature of 1e.06 does not fit into float16"):
+        extract(tmp_path / "f.h5", Loud())
+
+
+def damage(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.pop("audio"), "audio: expected 3 axes, got nothing"),
+        (lambda f: f.move("labels", "visual2"), "labels: expected 2 axes, got nothing"),
+        (
+            lambda f: (f.pop("audio"), f.create_dataset("audio", (3, 9, 2))),
+            r"audio: expected \[3, 10, ...\] as the labels, got \(3, 9, 2\)",
+        ),
+        (lambda f: (f.pop("id"), f.create_dataset("id", data=["a"])), "id: expected 3, got 1"),
+    ],
+)
+def test_a_store_of_another_shape_is_refused(tmp_path, change, message):
+    path = extract(tmp_path / "f.h5").path
+    with pytest.raises(UserError, match=message):
+        FeatureStore(damage(path, change))
+
+
+def test_a_missing_store_says_which_stage_makes_it(tmp_path):
+    with pytest.raises(UserError, match=r"f.h5: not there; run `dvc repro extract`"):
+        FeatureStore(tmp_path / "f.h5")
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "f.h5").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="f.h5: not an HDF5 file"):
+        FeatureStore(tmp_path / "f.h5")

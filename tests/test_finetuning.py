@@ -1,0 +1,133 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cace.clips import ClipStore
+from cace.encoders.audio import AudioEncoder
+from cace.encoders.visual import VisualEncoder
+from cace.errors import UserError
+from cace.finetuning import finetune, info_nce, retrieval
+
+
+def unit(rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def test_contrast_of_equal_vectors_is_log_of_the_batch_size():
+    same = unit(1, 0).expand(7, 5)
+    assert info_nce(same, same, tau=0.07, symmetric=True).item() == pytest.approx(math.log(7))
+
+
+def test_contrast_vanishes_where_each_finds_its_own():
+    eye = torch.eye(5, dtype=torch.float64)
+    assert info_nce(eye, eye, tau=0.01, symmetric=False).item() < 1e-40
+
+
+@given(st.integers(2, 9), st.integers(0, 1000), st.floats(0.05, 2))
+@settings(max_examples=25, deadline=None)
+def test_contrast_is_equation_9(clips, seed, tau):
+    visual, audio = unit(clips, seed), unit(clips, seed + 1)
+    expected = 0.0
+    for i in range(clips):
+        exps = [math.exp(float(visual[i] @ audio[j]) / tau) for j in range(clips)]
+        expected -= math.log(exps[i] / sum(exps)) / clips
+    assert info_nce(visual, audio, tau, symmetric=False).item() == pytest.approx(expected)
+
+
+def test_symmetric_contrast_is_the_mean_of_both_directions():
+    visual, audio = unit(6, 1), unit(6, 2)
+    both = info_nce(visual, audio, 0.1, False) + info_nce(audio, visual, 0.1, False)
+    torch.testing.assert_close(info_nce(visual, audio, 0.1, True), both / 2)
+
+
+def test_recall_counts_those_whose_own_sound_is_near_enough():
+    audio = torch.eye(8, dtype=torch.float64)
+    visual = audio.clone()
+    visual[0] = torch.tensor([1, 2, 0, 0, 0, 0, 0, 0])  # own sound is second
+    visual[1] = torch.tensor([3, 1, 3, 3, 3, 3, 3, 0])  # own sound is seventh
+    assert retrieval(visual, audio) == (6 / 8, 7 / 8)
+
+
+def test_recall_does_not_count_ties():
+    same = torch.ones(4, 3)
+    assert retrieval(same, same) == (0.0, 1.0)
+
+
+class ColouredClips(ClipStore):
+    """Stands for the decoded store: clip k has a colour, and a sound of the same make-up."""
+
+    fps = 2
+
+    def __init__(self, count):
+        self.colours = np.random.default_rng(0).dirichlet([0.5] * 3, count)
+
+    def frames(self, id_, which=None):
+        colour = (255 * self.colours[int(id_)]).astype(np.uint8)
+        return np.broadcast_to(colour, (len(which), 4, 4, 3))
+
+    def sound(self, id_):
+        return np.tile(self.colours[int(id_)].astype(np.float32), (10, 1))
+
+
+def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0):
+    torch.manual_seed(0)
+    encoder = VisualEncoder(nn.Conv2d(3, 6, 1), 6, (0.5,) * 3, (0.5,) * 3)
+    curve = finetune(
+        encoder,
+        AudioEncoder(nn.Identity(), 3),
+        ColouredClips(48),
+        [str(k) for k in range(32)],
+        [str(k) for k in range(32, 48)],
+        epochs=epochs,
+        maps_epochs=maps_epochs,
+        batch_size=16,
+        learning_rate=learning_rate,
+        maps_learning_rate=3e-2,
+        dimensions=4,
+        tau=0.02,
+        symmetric=True,
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+    return curve, encoder
+
+
+def test_finetuning_finds_the_own_sound_of_unseen_clips():
+    curve, _ = finetune_colours()
+    assert curve[0].recall_at_5 < 0.6
+    assert curve[-1].recall_at_5 > 0.9
+
+
+def test_finetuning_is_the_same_for_the_same_seed():
+    (one, encoder), (two, again) = finetune_colours(), finetune_colours()
+    assert one == two
+    assert torch.equal(encoder.body.weight, again.body.weight)
+
+
+def test_no_epochs_pass_the_encoder_through():
+    torch.manual_seed(0)
+    untouched = nn.Conv2d(3, 6, 1)
+    curve, encoder = finetune_colours(epochs=0)
+    assert [epoch.epoch for epoch in curve] == [0]
+    assert torch.equal(encoder.body.weight, untouched.weight)
+
+
+def test_the_maps_are_fitted_before_the_encoder_moves():
+    (unfitted, _), (fitted, encoder) = (
+        finetune_colours(epochs=0, maps_epochs=count) for count in (0, 60)
+    )
+    assert fitted[0].recall_at_5 > unfitted[0].recall_at_5 + 0.2
+    _, untouched = finetune_colours(epochs=0)
+    assert torch.equal(encoder.body.weight, untouched.body.weight)
+
+
+def test_a_contrast_that_is_not_finite_stops_the_run():
+    with pytest.raises(UserError, match="finetune: the contrast is nan; lower finetune"):
+        finetune_colours(learning_rate=float("inf"))

@@ -1,0 +1,86 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from cace.errors import UserError
+from cace.params import PARAMS_SECTIONS, PROFILE_SECTIONS, load_params
+
+ROOT = Path(__file__).parent.parent
+FILES = ["params.yaml", *(f"profiles/{path.name}" for path in (ROOT / "profiles").iterdir())]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A copy of the project's settings, changed as `dvc exp run -S` changes them."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+
+    def change(*overrides, file="params.yaml"):
+        apply_overrides(str(tmp_path / file), list(overrides))
+        return tmp_path
+
+    return change
+
+
+@pytest.mark.parametrize("source", ["mini", "ave", "folder"])
+def test_every_profile_is_valid(settings, source):
+    assert load_params(settings(f"data.source={source}")).data.source == source
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number(settings):
+    assert load_params(settings("bece.tau=0.00001")).bece.tau == 1e-5
+
+
+def test_the_default_is_the_papers_lambda():
+    assert load_params(ROOT).bece.lambda_ == 0.6
+
+
+def test_settings_cannot_change_after_loading():
+    with pytest.raises(ValueError, match="frozen"):
+        load_params(ROOT).bece.tau = 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "file", "message"),
+    [
+        ("bece.lambda=o.6", "params.yaml", r"params.yaml, bece.lambda: expected a .*number.*'o.6'"),
+        ("bece.lambda=-1", "params.yaml", "params.yaml, bece.lambda: .*greater than.*got -1"),
+        ("bece.lambda=true", "params.yaml", "params.yaml, bece.lambda: .*got True"),
+        ("+bece.lamda=0.4", "params.yaml", "params.yaml, bece.lamda: no such key"),
+        ("+train.epochs=3", "params.yaml", "train.epochs: stands in params.yaml and in profiles"),
+        ("+decode.fps=3", "params.yaml", "params.yaml, decode: no stage tracks this section"),
+        ("train.seeds=[0,0]", "params.yaml", "params.yaml, train.seeds: expected each seed once"),
+        ("train.seeds=[]", "params.yaml", "params.yaml, train.seeds: "),
+        ("data.source=vae", "params.yaml", "data.source: expected one of ave, folder, mini, got"),
+        ("decode.fps=none", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: .*got 'none'"),
+        ("+train.beta=1", "profiles/mini.yaml", "profiles/mini.yaml, train.beta: no such key"),
+        ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),
+        ("+bece.tau=1", "profiles/mini.yaml", "profiles/mini.yaml, bece: no stage tracks this"),
+        ("download=null", "profiles/mini.yaml", "download: expected the settings of the renderer"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_file(settings, override, file, message):
+    with pytest.raises(UserError, match=message):
+        load_params(settings(override, file=file))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_override_changes_nothing_but_its_line(tmp_path, file):
+    copy = Path(shutil.copy(ROOT / file, tmp_path))
+    key = "bece.lambda=0.6" if file == "params.yaml" else "train.decay=0.5"
+    apply_overrides(str(copy), [key])
+    assert copy.read_text() == (ROOT / file).read_text()
+
+
+def test_the_stages_track_exactly_the_known_sections():
+    profile, ours = set(), set()
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+        for entry in stage["params"]:
+            if isinstance(entry, dict):
+                profile.update(entry["profiles/${data.source}.yaml"])
+            else:
+                ours.add(entry)
+    assert (ours, profile) == (set(PARAMS_SECTIONS), set(PROFILE_SECTIONS))

@@ -1,0 +1,262 @@
+"""The pipeline through its front door: DVC in a temporary project, on a few rendered clips."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+NOT_COPIED = (".git", ".venv", ".work", "tmp", "cache", "__pycache__", "inspect", "*.egg-info")
+STAGE_OUTPUTS = ("data/media", "data/clips", "data/features.h5", "data/models", "data/predictions")
+# A fresh project knows no run; metrics of ours are no metrics of its own.
+NOT_KEPT = ("dvc.lock", "metrics")
+
+SMALL = """\
+download:
+  clips: 15
+  seed: 0
+  width: 96
+  height: 72
+  fps: 4
+decode:
+  fps: 2
+  short_side: 68
+  crop: 64
+  jpeg_quality: 90
+  backend: pyav
+  min_seconds: 9.0
+  max_bad_fraction: 0.05
+encoders:
+  visual: efficientnet_lite0
+  visual_weights: imagenet
+  audio: logmel
+  audio_weights: none
+finetune:
+  epochs: 1
+  maps_epochs: 2
+  batch_size: 4
+  learning_rate: 1.0e-4
+  maps_learning_rate: 1.0e-3
+  dimensions: 16
+  symmetric: true
+  seed: 0
+extract:
+  batch_size: 20
+  precision: float32
+train:
+  epochs: 2
+  batch_size: 4
+  learning_rate: 7.0e-4
+  milestones:
+  - 1
+  decay: 0.5
+  max_grad_norm: 0.5
+"""
+
+
+class Project:
+    """A copy of this project in a repository of its own, with very small data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        for name in (*STAGE_OUTPUTS, *NOT_KEPT):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        (folder / "profiles/mini.yaml").write_text(SMALL)
+        (folder / "profiles/folder.yaml").write_text(
+            SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
+        )
+        self.run("git", "init", "-q", "-b", "main")
+        self.commit("start")
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Runs a command in the project; returns what it printed."""
+        environment = {key: v for key, v in os.environ.items() if not key.startswith("DVC_")} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "CACE_WORKERS": "2",
+            "DVC_SITE_CACHE_DIR": str(self.folder.parent / f"{self.folder.name}-site"),
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@t",
+        }  # fmt: skip
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        text = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, text
+        return text
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", message)
+
+    def json(self, name: str):
+        return json.loads((self.folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """After `dvc repro`, committed."""
+    project = Project(tmp_path_factory.mktemp("project") / "cace")
+    project.run("dvc", "repro")
+    project.commit("run")
+    return project
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """Before any run."""
+    return Project(tmp_path / "cace")
+
+
+def test_one_command_goes_from_clips_to_metrics(project):
+    metrics = project.json("metrics/eval.json")
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+    assert metrics["test"]["accuracy_std"] is None
+    assert metrics["test"]["seeds"] == 1
+    for name in ("category_accuracy", "event_f1", "background_f1"):
+        assert 0 <= metrics["test"][name] <= 1
+    expected = {"always_background", "never_background", "visual_only", "audio_only"}
+    assert set(metrics["baselines"]) == expected
+
+
+def test_the_feature_store_holds_what_others_rely_on(project):
+    with h5py.File(project.folder / "data/features.h5") as file:
+        assert file["visual"].dtype == file["audio"].dtype == np.float16
+        assert file["visual"].shape == (15, 10, 2, 2, 1280)
+        assert file["audio"].shape == (15, 10, 128)
+        assert len(file["categories"]) == 28
+        assert file["labels"][:].max() == 28
+        assert set(file["split"].asstr()[:]) == {"train", "val", "test"}
+
+
+def test_a_second_run_does_nothing(project):
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro")
+
+
+def test_nothing_is_left_for_git_to_add(project):
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_predictions_agree_with_the_metrics(project):
+    table = pd.read_csv(project.folder / "data/predictions/test.csv")
+    accuracy = (table["actual"] == table["predicted"]).mean()
+    assert accuracy == pytest.approx(project.json("metrics/eval.json")["test"]["accuracy"])
+
+
+def test_the_same_settings_give_the_same_features_and_metrics(project, empty):
+    empty.run("dvc", "repro")
+    for name in ("data/features.h5", "metrics/eval.json", "metrics/train.json"):
+        one, two = (p.folder / name for p in (project, empty))
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_an_ablation_trains_again_and_nothing_else(project):
+    printed = project.run("dvc", "exp", "run", "--temp", "-S", "bece.lambda=0.4", "-n", "weaker")
+    ran = [name for name in STAGES if f"Running stage '{name}'" in printed]
+    assert ran == ["train", "evaluate"]
+    assert "weaker" in project.run("dvc", "exp", "show", "--csv")
+    assert "bece.lambda" in project.run("dvc", "params", "diff", "main", "weaker")
+    assert "0.4" in project.run("dvc", "params", "diff", "main", "weaker")
+    assert "test.accuracy" in project.run("dvc", "metrics", "diff", "--all", "main", "weaker")
+
+
+STAGES = ("download", "decode", "finetune", "extract", "train", "evaluate")
+
+
+def test_a_queue_of_experiments_runs(project):
+    project.run("dvc", "exp", "run", "--queue", "-S", "guidance.mode=none,visual")
+    project.run("dvc", "exp", "run", "--run-all")
+    rows = project.run("dvc", "exp", "show", "--csv", "--drop", "metrics.*|data.*|cace.*|stages.*")
+    assert "none" in rows and "visual" in rows
+
+
+def test_a_users_folder_runs_and_its_files_stay_his(project, tmp_path):
+    clips = tmp_path / "my clips"
+    shutil.copytree(project.folder / "data/media", clips, copy_function=shutil.copyfile)
+    (clips / "manifest.csv").unlink()
+    printed = project.run(
+        "dvc", "exp", "run", "--temp", "-n", "mine",
+        "-S", "data.source=folder", "-S", f"data.path={clips}",
+    )  # fmt: skip
+    assert "Running stage 'evaluate'" in printed
+    for file in (clips / "AVE").iterdir():
+        assert file.stat().st_nlink == 1
+        assert os.access(file, os.W_OK)
+
+
+def test_inspect_draws_what_the_pipeline_sees(project):
+    id_ = pd.read_csv(project.folder / "data/predictions/test.csv")["id"][0]
+    printed = project.run("cace", "inspect", "--out", "seen", "--", id_)
+    files = [project.folder / line for line in printed.split()]
+    assert [file.name for file in files] == ["contact_sheet.png", "spectrogram.png", "sound.wav"]
+    for file in files[:2]:
+        assert Image.open(file).size[0] > 1000
+    shutil.rmtree(project.folder / "seen")
+
+
+def test_inspect_of_an_unknown_clip_fails_with_one_message(project):
+    printed = project.run("cace", "inspect", "nobody", fails=True)
+    assert printed.startswith("error: clip 'nobody': not in this data set of 15 clips")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("decode", "data/media/manifest.csv: not there; run `dvc repro download`"),
+        ("finetune", "data/clips/store.json: not there; run `dvc repro decode`"),
+        ("extract", "data/clips/store.json: not there; run `dvc repro decode`"),
+        ("train", "data/features.h5: not there; run `dvc repro extract`"),
+        ("evaluate", "data/features.h5: not there; run `dvc repro extract`"),
+    ],
+)
+def test_a_missing_upstream_file_is_named(empty, stage, message):
+    printed = empty.run("python", "-m", f"stages.{stage}", fails=True)
+    assert printed == f"error: {message}\n"
+
+
+def test_a_wrong_setting_fails_with_one_message(empty):
+    printed = empty.run("dvc", "exp", "run", "-S", "bece.tau=cold", fails=True)
+    assert "error: params.yaml, bece.tau: expected a valid number" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_folder_that_is_not_given_is_asked_for(empty):
+    printed = empty.run("dvc", "exp", "run", "-S", "data.source=folder", fails=True)
+    assert "error: params.yaml, data.path: source folder expects a folder with Annot" in printed
+
+
+def break_clips(project, count):
+    """Makes clips of the media folder undecodable, behind the back of the download stage."""
+    project.run("python", "-m", "stages.download")
+    files = sorted((project.folder / "data/media/AVE").iterdir())[:count]
+    for file in files:
+        file.unlink()
+        file.write_text("<html>quota exceeded</html>")
+    return [file.stem for file in files]
+
+
+def test_too_many_bad_clips_stop_the_run_and_leave_no_store(empty):
+    bad = break_clips(empty, 3)
+    printed = empty.run("python", "-m", "stages.decode", fails=True)
+    assert "error: decode: 3 of 15 clips cannot be used" in printed
+    assert all(f"{id_}: not decodable" in printed for id_ in bad)
+    assert not (empty.folder / "data/clips").exists()
+
+
+def test_a_few_bad_clips_are_counted_and_left_out(empty):
+    profile = empty.folder / "profiles/mini.yaml"
+    profile.write_text(profile.read_text().replace("bad_fraction: 0.05", "bad_fraction: 0.2"))
+    (bad,) = break_clips(empty, 1)
+    assert f"{bad}: not decodable" in empty.run("python", "-m", "stages.decode")
+    counts = empty.json("metrics/decode.json")["decode"]
+    assert counts == {"clips": 15, "used": 14, "refused": 1, "padded": 0}

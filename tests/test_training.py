@@ -1,0 +1,171 @@
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cace import checkpoints
+from cace.errors import UserError
+from cace.evaluation import evaluate_runs, summary
+from cace.features import FeatureStore
+from cace.metrics import Scores
+from cace.training import UNIMODAL, Design, Objective, Split, build_localizer, fit
+from tests.stores import write_feature_store
+
+CPU = torch.device("cpu")
+DESIGN = Design(
+    guidance="both", beta=0.4, psi=0.3, bece=True, bece_lambda=0.6, bece_noise=0.1, alpha=0.1,
+    gamma=0.3,
+)  # fmt: skip
+OBJECTIVE = Objective(
+    epochs=4, batch_size=4, learning_rate=7e-4, milestones=(2, 3), decay=0.5, max_grad_norm=0.5,
+    contrast_start=0.5, contrast_weight=1.0, contrast_tau=0.01,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(write_feature_store(tmp_path_factory.mktemp("store") / "features.h5"))
+
+
+def train(store, into, seed=0, silenced=None, **changes):
+    objective = OBJECTIVE._replace(**changes)
+    return fit(
+        store, into, seed=seed, design=DESIGN, objective=objective, device=CPU, silenced=silenced
+    )
+
+
+@pytest.fixture(scope="module")
+def models(store, tmp_path_factory):
+    """Two seeds and both baselines, trained briefly."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (0, 1):
+        curve = train(store, folder / f"seed-{seed}", seed)
+        pd.DataFrame(curve).to_csv(folder / f"seed-{seed}" / "curve.csv", index=False)
+    for name, silenced in UNIMODAL.items():
+        train(store, folder / name, silenced=silenced, epochs=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curve(models):
+    return pd.read_csv(models / "seed-0" / "curve.csv")
+
+
+def test_the_localizer_learns(curve):
+    assert curve["category"].iloc[-1] < 0.6 * curve["category"].iloc[0]
+
+
+def test_the_learning_rate_halves_at_each_milestone(curve):
+    assert curve["learning_rate"].tolist() == [7e-4, 7e-4, 3.5e-4, 1.75e-4]
+
+
+def test_the_contrast_sets_in_after_its_share_of_the_epochs(curve):
+    assert (curve["contrast"] > 0).tolist() == [False, False, True, True]
+
+
+def test_the_kept_epoch_is_the_first_best_one_on_val(curve, models):
+    about = checkpoints.read(models / "seed-0/best.pt").about
+    best = curve["val_accuracy"].idxmax()
+    assert (about["epoch"], about["val_accuracy"]) == (best, curve["val_accuracy"][best])
+
+
+def test_the_checkpoint_says_whether_the_contrast_path_was_on(curve, models):
+    localizer, about = checkpoints.read(models / "seed-0/best.pt")
+    assert localizer.contrast_on == (about["epoch"] >= 2)
+    assert checkpoints.load(models / "seed-0/last.pt").contrast_on
+
+
+def test_the_same_seed_gives_the_same_bytes(store, models, tmp_path):
+    train(store, tmp_path / "again")
+    for name in ("best.pt", "last.pt"):
+        assert (tmp_path / "again" / name).read_bytes() == (models / "seed-0" / name).read_bytes()
+
+
+def test_another_seed_gives_other_weights(models):
+    one, two = (checkpoints.load(models / f"seed-{seed}/last.pt") for seed in (0, 1))
+    assert not torch.equal(one.class_head.weight, two.class_head.weight)
+
+
+def test_a_silenced_modality_does_not_count(store, tmp_path):
+    other = write_feature_store(tmp_path / "other.h5")
+    with h5py.File(other, "r+") as file:
+        file["audio"][:] = 1.0
+    curves = [
+        train(s, tmp_path / f"{i}", silenced="audio", epochs=1)
+        for i, s in enumerate((store, FeatureStore(other)))
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_silent_grid_of_one_position_stands_for_the_whole_grid(store):
+    localizer = build_localizer(store, DESIGN).eval()
+    clips = next(Split(store, "val", CPU, silenced="visual").batches(4))
+    whole = torch.zeros(4, *store.visual.shape[1:])
+    one, all_ = localizer(clips.visual, clips.audio), localizer(whole, clips.audio)
+    torch.testing.assert_close(one.relevance, all_.relevance)
+    torch.testing.assert_close(one.class_logits, all_.class_logits)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_leaves_nothing(tmp_path):
+    path = write_feature_store(tmp_path / "features.h5")
+    with h5py.File(path, "r+") as file:
+        file["visual"][3] = np.nan
+    with pytest.raises(UserError, match="train, run, epoch=0: the loss is nan; its terms"):
+        train(FeatureStore(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_without_a_split_is_refused(tmp_path):
+    path = write_feature_store(tmp_path / "features.h5")
+    with h5py.File(path, "r+") as file:
+        file["split"][:] = "train"
+    with pytest.raises(UserError, match="expected samples in split val, got none"):
+        train(FeatureStore(path), tmp_path / "run")
+
+
+def evaluate(store, models):
+    return evaluate_runs(store, models, threshold=0.5, batch_size=4, device=CPU)
+
+
+def test_metrics_agree_with_the_predictions_written_beside_them(store, models):
+    result = evaluate(store, models)
+    right = result.predictions["actual"] == result.predictions["predicted"]
+    by_seed = right.groupby(result.predictions["seed"]).mean()
+    test = result.metrics["test"]
+    assert test["accuracy"] == pytest.approx(by_seed.mean())
+    assert test["accuracy_std"] == pytest.approx(by_seed.std(ddof=1))
+    assert (test["seeds"], test["clips"]) == (2, 6)
+
+
+def test_the_per_category_table_weighs_up_to_the_accuracy(store, models):
+    result = evaluate(store, models)
+    table = result.per_category
+    weighted = (table["recall"] * table["segments"]).sum() / table["segments"].sum()
+    assert weighted == pytest.approx(result.metrics["test"]["accuracy"])
+    assert table["segments"].sum() == 60
+
+
+def test_all_four_baselines_are_there(store, models):
+    baselines = evaluate(store, models).metrics["baselines"]
+    labels = store.labels[store.rows("test")]
+    assert baselines["always_background"] == np.mean(labels == 3)
+    assert baselines["never_background"] == np.mean(labels != 3)
+    assert 0 <= baselines["visual_only"] <= 1 and 0 <= baselines["audio_only"] <= 1
+
+
+def test_the_deviation_is_that_of_a_sample_and_unknown_for_one_seed():
+    runs = [Scores(a, 1, 1, 1, 1, 1, 1, 1) for a in (0.5, 0.7)]
+    assert summary(runs)["accuracy_std"] == pytest.approx(0.1 * 2**0.5)
+    assert summary(runs[:1])["accuracy_std"] is None
+
+
+def test_a_model_of_other_features_is_refused(models, tmp_path):
+    other = FeatureStore(write_feature_store(tmp_path / "f.h5", channels=(12, 8)))
+    with pytest.raises(UserError, match=r"best.pt: expects \(visual, audio\) channels \(16, 8\)"):
+        evaluate(other, models)
+
+
+def test_no_model_at_all_is_refused(store, tmp_path):
+    with pytest.raises(UserError, match=r"expected folders seed-<n>, got none; run `dvc repro tr"):
+        evaluate(store, tmp_path)
