@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cace.annotations import SEGMENTS
 from cace.clips import ClipStore
@@ -25,6 +26,8 @@ from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
 from cace.workspace import progress
+
+FRAMES_AT_ONCE = 40  # through the encoder, in training
 
 
 class Retrieval(NamedTuple):
@@ -106,8 +109,12 @@ def clip_pictures(
     """
     places = second_parts + np.arange(SEGMENTS) * clips.fps
     frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
-    maps = encoder(torch.from_numpy(frames).to(device))
-    return maps.mean(dim=(2, 3)).unflatten(0, (len(ids), SEGMENTS)).mean(dim=1)
+    # Memory holds the activations of one part at a time: the backward pass computes them again.
+    vectors = [
+        checkpoint(encoder, part, use_reentrant=False).mean(dim=(2, 3))
+        for part in torch.from_numpy(frames).to(device).split(FRAMES_AT_ONCE)
+    ]
+    return torch.cat(vectors).unflatten(0, (len(ids), SEGMENTS)).mean(dim=1)
 
 
 def finetune(
