@@ -5,12 +5,12 @@ visual grid is summarised by two self-attentions, one for each direction of guid
 self-attention is followed by a residual, dropout and a layer norm.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Guidance = Literal["none", "audio", "visual", "both"]
+from cace.params import Guidance
 
 HIDDEN = 256  # channels in which the two modalities are compared
 DROPOUT = 0.2

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cace.attention import Guidance
 from cace.errors import UserError
 from cace.localizer import Localizer
+from cace.params import Guidance
 from cace.workspace import expect_file, write_atomically
 
 FORMAT = "cace-localizer-1"

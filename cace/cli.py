@@ -1,11 +1,14 @@
 """The command line: `cace <command>`."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from cace import __version__
+from cace.annotations import SPLITS
 from cace.errors import run
+from cace.params import Guidance
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +42,32 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
     inspect.set_defaults(command=_inspect)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score a checkpoint, ours or a published one, on the feature store",
+        description="Scores a checkpoint on the current feature store and prints the metrics as "
+        "JSON. A published file (.pth.tar) does not hold its settings: --guidance, --beta, --psi "
+        "and --lambda give them; ours does, and they are ignored.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
+    evaluate.add_argument(
+        "--features", type=Path, default=Path("data/features.h5"), metavar="FILE", help="the store"
+    )
+    evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
+    evaluate.add_argument(
+        "--threshold", type=float, default=0.5, metavar="θ", help="an event is a segment above it"
+    )
+    evaluate.add_argument(
+        "--guidance", choices=get_args(Guidance), default="both", help="who guides"
+    )
+    evaluate.add_argument("--beta", type=float, default=0.4, metavar="β", help="β of Eq. 2")
+    evaluate.add_argument("--psi", type=float, default=0.3, metavar="ψ", help="ψ of Eq. 6")
+    evaluate.add_argument(
+        "--lambda", type=float, default=0.6, metavar="λ", help="λ of Eq. 8", dest="bece_lambda"
+    )
+    evaluate.set_defaults(command=_evaluate)
     return parser
 
 
@@ -51,3 +80,22 @@ def _inspect(options: argparse.Namespace) -> None:
         predictions = Path("data/predictions/test.csv")
         for file in inspect_clip(id_, clips, predictions, options.out / id_):
             print(file)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from cace.device import choose_device
+    from cace.evaluation import load_for
+    from cace.features import FeatureStore
+    from cace.training import Split, evaluate
+
+    split = Split(FeatureStore(options.features), options.split, choose_device())
+    localizer = load_for(
+        split,
+        options.checkpoint,
+        options.guidance,
+        options.beta,
+        options.psi,
+        options.bece_lambda,
+    )
+    scores, _ = evaluate(localizer, split, 64, options.threshold)
+    print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))

@@ -1,17 +1,32 @@
-"""Test metrics over seeds, beside the baselines of the same split."""
+"""Test metrics over seeds, under both protocols, beside the baselines of the same split."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
+from jaxtyping import Float, Int
 
 from cace import checkpoints
 from cace.errors import UserError
 from cace.features import FeatureStore
+from cace.localizer import Localizer
 from cace.metrics import Scores, always_background, never_background, segment_predictions
-from cace.training import UNIMODAL, Predictions, Split, evaluate
+from cace.params import Guidance
+from cace.training import CHOSEN_AT, UNIMODAL, Predictions, Split, evaluate
+
+CONFIDENCE = 0.95  # of the interval of the test accuracy
+RESAMPLES = 10_000
+
+
+class Run(NamedTuple):
+    """One seed on test."""
+
+    honest: Scores  # of best.pt, the best epoch on val
+    predictions: Predictions  # of best.pt
+    published: Scores  # of published.pt, the best epoch on test
 
 
 class Evaluation(NamedTuple):
@@ -26,34 +41,20 @@ class Evaluation(NamedTuple):
 def evaluate_runs(
     store: FeatureStore, models: Path, *, threshold: float, batch_size: int, device: torch.device
 ) -> Evaluation:
-    """Scores the best epoch of every seed and of both one-modality baselines on test."""
+    """Scores every seed under both protocols, and all baselines, on test."""
     test = Split(store, "test", device)
-    seeds = sorted(models.glob("seed-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    if not seeds:
-        raise UserError(f"{models}: expected folders seed-<n>, got none; run `dvc repro train`")
-    results = {
-        int(folder.name.split("-")[1]): _score(store, folder, test, threshold, batch_size)
-        for folder in seeds
-    }
+    runs = evaluate_seeds(test, models, threshold=threshold, batch_size=batch_size)
     baselines = {
         "always_background": always_background(test.labels, store.background),
         "never_background": never_background(test.labels, store.background),
     }
     for name, silenced in UNIMODAL.items():
         silent = Split(store, "test", device, silenced)
-        baselines[name] = _score(store, models / name, silent, threshold, batch_size)[0].accuracy
-    metrics = {
-        "test": {
-            **summary([scores for scores, _ in results.values()]),
-            "seeds": len(results),
-            "clips": len(test),
-            "left_out": store.provenance["left_out"]["test"],
-        },
-        "baselines": baselines,
-        "per_seed": {str(seed): {"accuracy": s.accuracy} for seed, (s, _) in results.items()},
-    }
+        localizer = load_for(silent, models / name / "best.pt")
+        baselines[name] = evaluate(localizer, silent, batch_size, threshold)[0].accuracy
+    metrics = {**summary(test, runs, threshold), "baselines": baselines}
     predictions = pd.concat(
-        [_table(store, test, seed, p, threshold) for seed, (_, p) in results.items()],
+        [_table(test, seed, run.predictions, threshold) for seed, run in runs.items()],
         ignore_index=True,
     )
     confusion = predictions[["actual", "predicted"]]
@@ -62,49 +63,126 @@ def evaluate_runs(
     per_category = per_category.set_axis(["recall", "segments"], axis=1).reset_index(
         names="category"
     )
-    per_category["segments"] //= len(results)
+    per_category["segments"] //= len(runs)
     return Evaluation(metrics, predictions, confusion, per_category)
 
 
-def _score(
-    store: FeatureStore, folder: Path, split: Split, threshold: float, batch_size: int
-) -> tuple[Scores, Predictions]:
-    localizer, about = checkpoints.read(folder / "best.pt")
-    expected = localizer.settings["visual_channels"], localizer.settings["audio_channels"]
-    found = store.visual.shape[-1], store.audio.shape[-1]
-    if expected != found or about["categories"] != list(store.categories):
+def evaluate_seeds(
+    test: Split, models: Path, *, threshold: float, batch_size: int
+) -> dict[int, Run]:
+    """Scores `best.pt` and `published.pt` of every folder `seed-<n>`.
+
+    threshold: θ of the honest protocol; the published one has that at which it chose its epochs.
+    Raises: UserError where there is no seed, or a model does not fit the store.
+    """
+    seeds = sorted(int(folder.name.split("-")[1]) for folder in models.glob("seed-*"))
+    if not seeds:
+        raise UserError(f"{models}: expected folders seed-<n>, got none; run `dvc repro train`")
+    runs = {}
+    for seed in seeds:
+        folder = models / f"seed-{seed}"
+        honest = evaluate(load_for(test, folder / "best.pt"), test, batch_size, threshold)
+        published = evaluate(load_for(test, folder / "published.pt"), test, batch_size, CHOSEN_AT)
+        runs[seed] = Run(*honest, published[0])
+    return runs
+
+
+def load_for(
+    split: Split,
+    path: Path,
+    guidance: Guidance = "both",
+    beta: float = 0.4,
+    psi: float = 0.3,
+    bece_lambda: float = 0.6,
+) -> Localizer:
+    """The localizer of a checkpoint, on the split's device; the settings are as in `load`.
+
+    Raises: UserError where it expects other features or categories than the split's store has.
+    """
+    localizer, about = checkpoints.read(path, guidance, beta, psi, bece_lambda)
+    store = split.store
+    names = ("visual_channels", "audio_channels", "categories")
+    expected = tuple(localizer.settings[name] for name in names)
+    found = store.visual.shape[-1], store.audio.shape[-1], len(store.categories)
+    if expected != found:
         raise UserError(
-            f"{folder / 'best.pt'}: expects (visual, audio) channels {expected} and "
-            f"{len(about['categories'])} categories, got {found} and {len(store.categories)} from "
-            f"{store.path}; run `dvc repro train`"
+            f"{path}: expects (visual channels, audio channels, categories) {expected}, got "
+            f"{found} from {store.path}; run `dvc repro train`, or extract the features it needs"
         )
-    return evaluate(localizer.to(split.device), split, batch_size, threshold)
+    # A published checkpoint says nothing about itself.
+    if about.get("categories", list(store.categories)) != list(store.categories):
+        raise UserError(
+            f"{path}: was trained for other categories than those of {store.path}; "
+            f"run `dvc repro train`"
+        )
+    return localizer.to(split.device)
 
 
-def summary(runs: list[Scores]) -> dict[str, float | None]:
-    """Mean of each score over seeds, and its deviation (n - 1; None for a single seed)."""
-    entries: dict[str, float | None] = {}
-    for name, values in zip(Scores._fields, zip(*runs, strict=True), strict=True):
-        entries[name] = float(np.mean(values))
-        entries[f"{name}_std"] = float(np.std(values, ddof=1)) if len(runs) > 1 else None
-    return entries
+def summary(test: Split, runs: dict[int, Run], threshold: float) -> dict[str, Any]:
+    """Metrics of all seeds: `test` (honest), `published`, `per_seed`.
+
+    A deviation is that of a sample (n - 1), and None for a single seed.
+    """
+    metrics: dict[str, Any] = {}
+    for name in Scores._fields:
+        values = [getattr(run.honest, name) for run in runs.values()]
+        metrics[name], metrics[f"{name}_std"] = _mean_and_deviation(values)
+    low, high = _interval(test, runs, threshold)
+    published = [run.published.accuracy for run in runs.values()]
+    mean, deviation = _mean_and_deviation(published)
+    return {
+        "test": {
+            **metrics,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "seeds": len(runs),
+            "clips": len(test),
+            "left_out": test.store.provenance["left_out"]["test"],
+        },
+        "published": {"best_of_test": max(published), "mean": mean, "std": deviation},
+        "per_seed": {
+            str(seed): {**run.honest._asdict(), "published_accuracy": run.published.accuracy}
+            for seed, run in runs.items()
+        },
+    }
 
 
-def _table(
-    store: FeatureStore, split: Split, seed: int, predictions: Predictions, threshold: float
-) -> pd.DataFrame:
-    names = np.array([*store.categories, "background"])
-    count, segments = split.labels.shape
-    predicted = segment_predictions(
-        predictions.relevance, predictions.category, threshold, store.background
+def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _interval(test: Split, runs: dict[int, Run], threshold: float) -> tuple[float, float]:
+    """Bootstrap interval of the test accuracy: what other clips of this kind might have given."""
+    right = [_predicted(test, run.predictions, threshold) == test.labels for run in runs.values()]
+    per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
+    resampled = scipy.stats.bootstrap(
+        (per_clip,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=0,
     )
+    low, high = resampled.confidence_interval
+    return float(low), float(high)
+
+
+def _predicted(split: Split, predictions: Predictions, threshold: float) -> Int[np.ndarray, "N T"]:
+    return segment_predictions(
+        predictions.relevance, predictions.category, threshold, split.store.background
+    )
+
+
+def _table(split: Split, seed: int, predictions: Predictions, threshold: float) -> pd.DataFrame:
+    names = np.array([*split.store.categories, "background"])
+    count, segments = split.labels.shape
     return pd.DataFrame(
         {
             "seed": seed,
-            "id": np.repeat([store.ids[row] for row in split.rows], segments),
+            "id": np.repeat([split.store.ids[row] for row in split.rows], segments),
             "segment": np.tile(np.arange(segments), count),
             "actual": names[split.labels.ravel()],
-            "predicted": names[predicted.ravel()],
+            "predicted": names[_predicted(split, predictions, threshold).ravel()],
             "relevance": predictions.relevance.ravel().round(4),
             "category": np.repeat(names[predictions.category], segments),
             "confidence": np.repeat(predictions.confidence.round(4), segments),

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cace.attention import CoGuidance, Guidance
+from cace.attention import CoGuidance
+from cace.params import Guidance, Heads
 from cace.relation import AcrossModalities, Interaction, WithinModality
 
 VISUAL_CHANNELS, AUDIO_CHANNELS, MODEL_CHANNELS = 512, 128, 256
@@ -38,10 +39,11 @@ class Localizer(nn.Module):
     beta, psi: β of Eq. 2 and ψ of Eq. 6.
     bece: background-event contrast enhancement; without it there is no enhanced feature.
     bece_lambda, bece_noise: λ of Eq. 8 and the deviation of the noise of the second view.
+    bece_heads: which heads read the enhanced feature: that of the relevance ("event") or both.
     alpha, gamma: weights of the cross gates and of the class activation.
 
-    `contrast_on` says whether the relevance head reads the enhanced feature; training switches it
-    on after the first part of the epochs.
+    `contrast_on` says whether the heads read the enhanced feature; training switches it on after
+    the first part of the epochs.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Localizer(nn.Module):
         bece: bool = True,
         bece_lambda: float = 0.6,
         bece_noise: float = 0.1,
+        bece_heads: Heads = "event",
         alpha: float = 0.1,
         gamma: float = 0.3,
     ) -> None:
@@ -70,10 +73,11 @@ class Localizer(nn.Module):
             "bece": bece,
             "bece_lambda": bece_lambda,
             "bece_noise": bece_noise,
+            "bece_heads": bece_heads,
             "alpha": alpha,
             "gamma": gamma,
         }
-        self.bece_lambda, self.bece_noise = bece_lambda, bece_noise
+        self.bece_lambda, self.bece_noise, self.bece_heads = bece_lambda, bece_noise, bece_heads
         self.alpha, self.gamma = alpha, gamma
         self.contrast_on = False
 
@@ -130,10 +134,11 @@ class Localizer(nn.Module):
         seen = self.visual_interaction(seen, heard)
         heard = self.audio_interaction(heard, seen)
         fused = (seen + heard) / 2
-        relevant, query, key = self._enhance(fused, noise)
+        enhanced, query, key = self._enhance(fused, noise)
+        for_category = enhanced if self.bece_heads == "both" else fused
         return Localization(
-            relevance=self.relevance_head(relevant).squeeze(-1),
-            class_logits=self.class_head(fused.amax(dim=1)) + self.gamma * class_activation,
+            relevance=self.relevance_head(enhanced).squeeze(-1),
+            class_logits=self.class_head(for_category.amax(dim=1)) + self.gamma * class_activation,
             gate=(audio_gate * visual_gate).squeeze(-1),
             class_activation=class_activation,
             attention=guided.attention,
@@ -144,17 +149,17 @@ class Localizer(nn.Module):
     def _enhance(
         self, fused: Float[Tensor, "B T D"], noise: Float[Tensor, "B T D"] | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The feature for the relevance head (Eq. 8), and the two views of the contrast."""
+        """The enhanced feature (Eq. 8), and the two views of the contrast."""
         if self.enhance is None:
             return fused, None, None
-        enhanced = self.enhance(fused).relu()
-        relevant = fused + self.bece_lambda * enhanced if self.contrast_on else fused
+        residual = self.enhance(fused).relu()
+        enhanced = fused + self.bece_lambda * residual if self.contrast_on else fused
         if noise is None and self.training:
             noise = torch.randn_like(fused)
         key = None
         if noise is not None:
             key = F.normalize(self.enhance(fused + self.bece_noise * noise).relu(), dim=-1)
-        return relevant, F.normalize(enhanced, dim=-1), key
+        return enhanced, F.normalize(residual, dim=-1), key
 
 
 def _lstm(channels: int, hidden: int) -> nn.LSTM:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cace.localizer import Localization
+from cace.params import ContrastForm
 
 
 class LossTerms(NamedTuple):
@@ -30,6 +31,7 @@ def loss_terms(
     *,
     contrast: bool,
     temperature: float,
+    form: ContrastForm = "paper",
 ) -> LossTerms:
     """All terms for a batch.
 
@@ -50,7 +52,7 @@ def loss_terms(
         gate=F.binary_cross_entropy_with_logits(out.gate, event),
         class_activation=_cross_entropy(out.class_activation, category, has_event),
         contrast=(
-            bece_loss(out.query, out.key, is_event, temperature)
+            bece_loss(out.query, out.key, is_event, temperature, form)
             if contrast and out.query is not None and out.key is not None
             else None
         ),
@@ -84,9 +86,10 @@ def bece_loss(
     key: Float[Tensor, "B T D"],
     is_event: Bool[Tensor, "B T"],
     temperature: float,
+    form: ContrastForm = "paper",
 ) -> Float[Tensor, ""]:
     """Background-event contrast: the mean over all 2T views of all clips (Eq. 7)."""
-    return bece_per_view(query, key, is_event, temperature).mean()
+    return bece_per_view(query, key, is_event, temperature, form).mean()
 
 
 def bece_per_view(
@@ -94,23 +97,36 @@ def bece_per_view(
     key: Float[Tensor, "B T D"],
     is_event: Bool[Tensor, "B T"],
     temperature: float,
+    form: ContrastForm = "paper",
 ) -> Float[Tensor, "B 2*T"]:
-    """The contrast of each view with the others of its own clip.
+    """The contrast of each view with the others of its own clip, at least log(its positives).
 
     Positives of an event segment's view are all other views of event segments; of a background
-    segment's view, only the second view of the same segment. The sum over positives stands inside
-    the logarithm, so a term is at least log(number of positives).
+    segment's view, only the second view of the same segment.
 
     query, key: unit vectors of the clean and the noisy view.
     temperature: τ.
+    form: paper (Eq. 7), with the sum over positives inside the logarithm: one near positive is
+        enough; supcon, with the mean over positives of the logarithms: each of them must be near.
+
+    Source: Eq. 7; supcon: Khosla et al. 2020, L_out.
     """
     views = torch.cat([query, key], dim=1)
     positives = _positives(is_event)
     itself = torch.eye(views.shape[1], dtype=torch.bool, device=views.device)
     # logsumexp, not log(sum(exp)): at τ = 0.01 logits reach 100, and float32 overflows at e^88.7.
     logits = (views @ views.mT / temperature).masked_fill(itself, -torch.inf)
-    log_positive = logits.masked_fill(~positives, -torch.inf).logsumexp(dim=-1)
-    return logits.logsumexp(dim=-1) - log_positive + positives.sum(dim=-1).to(logits.dtype).log()
+    count = positives.sum(dim=-1).to(logits.dtype)
+    if form == "supcon":
+        near = logits.masked_fill(~positives, 0).sum(dim=-1) / count
+    else:
+        near = logits.masked_fill(~positives, -torch.inf).logsumexp(dim=-1) - count.log()
+    return logits.logsumexp(dim=-1) - near
+
+
+def bece_floor(is_event: Bool[Tensor, "B T"]) -> float:
+    """What `bece_loss` cannot fall below: the mean of log(number of positives)."""
+    return _positives(is_event).sum(dim=-1).double().log().mean().item()
 
 
 def _positives(is_event: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 2*T 2*T"]:

@@ -22,6 +22,8 @@ from cace.errors import UserError
 
 Source = Literal["mini", "ave", "folder"]
 Guidance = Literal["none", "audio", "visual", "both"]
+ContrastForm = Literal["paper", "supcon"]
+Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "logmel"]
 
@@ -126,6 +128,8 @@ class BeceParams(Section):
     tau: Positive
     noise: NotNegative
     weight: NotNegative
+    form: ContrastForm
+    heads: Heads
     start: Share
 
 

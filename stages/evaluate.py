@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from cace.device import choose_device
 from cace.errors import run
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
 from cace.params import load_params
 from cace.workspace import write_atomically, write_json
-from stages.device import choose_device
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from cace.clips import ClipStore
+from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint, load_into
@@ -13,7 +14,6 @@ from cace.errors import UserError, run
 from cace.extraction import extract_features
 from cace.params import load_params
 from cace.workspace import expect_file, publish, scratch, sha256
-from stages.device import choose_device
 
 ENCODER = Path("data/models/visual_encoder.pt")
 

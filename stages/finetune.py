@@ -8,6 +8,7 @@ import torch
 
 from cace.annotations import Annotations
 from cace.clips import ClipStore
+from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
@@ -15,7 +16,6 @@ from cace.errors import UserError, run
 from cace.finetuning import finetune
 from cace.params import load_params
 from cace.workspace import write_atomically, write_json
-from stages.device import choose_device
 
 
 def main() -> None:

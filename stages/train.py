@@ -1,6 +1,7 @@
 """DVC stage: train the localizer, once per seed, and the two one-modality baselines."""
 
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +9,12 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from cace.device import choose_device
 from cace.errors import run
 from cace.features import FeatureStore
 from cace.params import Params, load_params
-from cace.training import UNIMODAL, Curve, Design, Objective, Silenced, fit
+from cace.training import UNIMODAL, Design, Fitted, Objective, Silenced, fit
 from cace.workspace import publish, scratch, workers, write_atomically, write_json
-from stages.device import choose_device
 
 FEATURES = Path("data/features.h5")
 
@@ -34,13 +35,17 @@ def main() -> None:
     jobs = [Job(f"seed-{seed}", seed, None) for seed in seeds]
     jobs += [Job(name, seeds[0], silenced) for name, silenced in UNIMODAL.items()]
     with scratch("train", Path.cwd().as_posix()) as work:
-        curves = train_all(jobs, work / "localizer", params)
+        fitted = train_all(jobs, FEATURES, work / "localizer", params)
+        for seed in seeds:
+            one = fitted[f"seed-{seed}"]
+            for folder, curve in (("curves", one.curve), ("test_curves", one.test_curve)):
+                table = pd.DataFrame(curve).to_csv(index=False)
+                write_atomically(work / folder / f"seed-{seed}.csv", table)
+        publish(work / "curves", Path("metrics/curves"))
+        publish(work / "test_curves", Path("metrics/test_curves"))
         publish(work / "localizer", Path("data/models/localizer"))
-    for seed in seeds:
-        table = pd.DataFrame(curves[f"seed-{seed}"])
-        write_atomically(Path(f"metrics/curves/seed-{seed}.csv"), table.to_csv(index=False))
-    best = {name: max(curve, key=lambda row: row["val_accuracy"]) for name, curve in curves.items()}
-    accuracy = pd.Series([best[f"seed-{seed}"]["val_accuracy"] for seed in seeds])
+    on_val = {name: pd.DataFrame(one.curve)["val_accuracy"] for name, one in fitted.items()}
+    accuracy = pd.Series([on_val[f"seed-{seed}"].max() for seed in seeds])
     write_json(
         Path("metrics/train.json"),
         {
@@ -48,33 +53,36 @@ def main() -> None:
                 "accuracy": float(accuracy.mean()),
                 "accuracy_std": float(accuracy.std()) if len(seeds) > 1 else None,
             },
-            "best_epoch": {name: int(row["epoch"]) for name, row in best.items()},
+            "best_epoch": {name: int(values.argmax()) for name, values in on_val.items()},
         },
     )
 
 
-def train_all(jobs: list[Job], models: Path, params: Params) -> dict[str, Curve]:
+def train_all(jobs: list[Job], features: Path, models: Path, params: Params) -> dict[str, Fitted]:
     """Side by side with one thread each on a CPU, one after the other on a GPU."""
+    shutil.rmtree(models, ignore_errors=True)  # a killed run's, whatever its settings were
     device = choose_device()
     if device.type == "cuda":
-        curves = [train_one(job, models, params, device, position=0) for job in jobs]
+        fitted = [train_one(job, features, models, params, device, position=0) for job in jobs]
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers(), len(jobs)), mp_context=context) as pool:
             running = [
-                pool.submit(train_one, job, models, params, device, position)
+                pool.submit(train_one, job, features, models, params, device, position)
                 for position, job in enumerate(jobs)
             ]
-            curves = [job.result() for job in running]
-    return dict(zip((job.name for job in jobs), curves, strict=True))
+            fitted = [job.result() for job in running]
+    return dict(zip((job.name for job in jobs), fitted, strict=True))
 
 
-def train_one(job: Job, models: Path, params: Params, device: torch.device, position: int) -> Curve:
+def train_one(
+    job: Job, features: Path, models: Path, params: Params, device: torch.device, position: int
+) -> Fitted:
     """One localizer, from settings to checkpoints."""
     torch.set_num_threads(1)
     guidance, bece, train = params.guidance, params.bece, params.train
     return fit(
-        FeatureStore(FEATURES),
+        FeatureStore(features),
         models / job.name,
         seed=job.seed,
         design=Design(
@@ -84,6 +92,7 @@ def train_one(job: Job, models: Path, params: Params, device: torch.device, posi
             bece=bece.enabled,
             bece_lambda=bece.lambda_,
             bece_noise=bece.noise,
+            bece_heads=bece.heads,
             alpha=params.localizer.alpha,
             gamma=params.localizer.gamma,
         ),
@@ -92,6 +101,7 @@ def train_one(job: Job, models: Path, params: Params, device: torch.device, posi
             contrast_start=bece.start,
             contrast_weight=bece.weight,
             contrast_tau=bece.tau,
+            contrast_form=bece.form,
         ),
         device=device,
         silenced=job.silenced,

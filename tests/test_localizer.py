@@ -228,3 +228,15 @@ def test_keys_are_drawn_in_training_and_absent_otherwise():
     batch = torch.rand(2, 10, 2, 2, 16), torch.rand(2, 10, 128)
     assert localizer.train()(*batch).key is not None
     assert localizer.eval()(*batch).key is None
+
+
+def test_the_enhanced_feature_may_serve_both_heads():
+    localizer = filled("Co-Guide", True, bece_heads="both")
+    enhanced = []
+    localizer.relevance_head.register_forward_hook(lambda _, given, __: enhanced.append(given[0]))
+    with torch.inference_mode():
+        out = localizer(*fill.inputs())
+        expected = localizer.class_head(enhanced[0].amax(dim=1)) + 0.3 * out.class_activation
+    close(out.class_logits, expected)
+    close(out.relevance, case("Co-Guide", True).out.relevance)
+    assert (out.class_logits - case("Co-Guide", True).out.class_logits).abs().max() > 1e-3

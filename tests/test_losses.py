@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from cace.localizer import Localization
-from cace.losses import bece_loss, bece_per_view, clip_category, loss_terms, total
+from cace.losses import bece_floor, bece_loss, bece_per_view, clip_category, loss_terms, total
 
 BACKGROUND = 3
 
@@ -111,3 +111,39 @@ def test_bece_is_finite_in_float32_at_the_published_temperature():
     loss = bece_loss(query, query, is_event, 0.01)
     loss.backward()
     assert loss.isfinite() and query.grad.isfinite().all()
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(0, 99), st.floats(0.02, 1))
+@settings(max_examples=40, deadline=None)
+def test_supcon_is_the_mean_over_positives_of_log_probabilities(events, seed, tau):
+    query, key = views(1, len(events), seed)
+    rows = torch.cat([query, key], dim=1)[0]
+    count = len(events)
+    per_view = bece_per_view(query, key, torch.tensor([events]), tau, form="supcon")[0]
+    for i, found in enumerate(per_view):
+        score = [math.exp(float(rows[i] @ rows[j]) / tau) for j in range(2 * count)]
+        others = [j for j in range(2 * count) if j != i]
+        event = events[i % count]
+        positives = [j for j in others if (events[j % count] if event else j % count == i % count)]
+        logs = [math.log(score[k] / sum(score[p] for p in others)) for k in positives]
+        assert found.item() == pytest.approx(-sum(logs) / len(logs), rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["paper", "supcon"])
+def test_the_floor_is_reached_where_events_agree_and_backgrounds_stand_alone(form):
+    # Two events in one direction, three background segments each in its own.
+    is_event = torch.tensor([[True, True, False, False, False]])
+    one = torch.eye(5, dtype=torch.float64)[[0, 0, 1, 2, 3]].unsqueeze(0)
+    # An event's view has 3 positives, a background's 1: (4 log 3 + 6 log 1) / 10.
+    assert bece_floor(is_event) == pytest.approx(0.4 * math.log(3))
+    assert bece_loss(one, one, is_event, 0.01, form).item() == pytest.approx(0.4 * math.log(3))
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_no_form_falls_below_the_floor_and_supcon_is_the_larger(events, seed):
+    query, key = views(1, len(events), seed)
+    is_event = torch.tensor([events])
+    paper, supcon = (bece_loss(query, key, is_event, 0.1, form) for form in ("paper", "supcon"))
+    assert bece_floor(is_event) <= paper + 1e-9
+    assert paper <= supcon + 1e-9

@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from cace.metrics import (
     always_background,
     clip_categories,
+    events,
     never_background,
     score,
     segment_predictions,
@@ -66,3 +67,38 @@ def test_the_trivial_baselines_share_all_segments_where_clips_have_one_category(
     single = np.where(truth == BACKGROUND, BACKGROUND, 1)
     total = always_background(single, BACKGROUND) + never_background(single, BACKGROUND)
     assert total == pytest.approx(1)
+
+
+def test_an_event_is_a_run_of_one_category():
+    found = events(np.array([0, 0, 3, 1, 1, 2, 3, 2]), BACKGROUND)
+    assert found == [(0, 0, 2), (1, 3, 5), (2, 5, 6), (2, 7, 8)]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "f1"),
+    [
+        ([3, 0, 0, 0, 0, 3], 1.0),
+        ([3, 0, 0, 3, 3, 3], 1.0),  # 2 of 4 seconds: an overlap of one half is enough
+        ([3, 3, 3, 3, 0, 0], 0.0),  # 1 of 5
+        ([3, 1, 1, 1, 1, 3], 0.0),  # another category
+        ([0, 3, 0, 0, 0, 3], 2 / 3),  # the longer part is found, the other one too many
+        ([3, 3, 3, 3, 3, 3], 0.0),
+    ],
+)
+def test_an_event_is_found_where_half_of_it_overlaps(predicted, f1):
+    truth, predicted = np.array([[3, 0, 0, 0, 0, 3]]), np.array([predicted])
+    scores = score(predicted, truth, np.array([0]), BACKGROUND)
+    assert scores.event_level_f1 == pytest.approx(f1)
+
+
+def test_segment_f1_counts_an_event_of_another_category_as_false_and_as_missed():
+    truth, predicted = np.array([[0, 0, 3, 3]]), np.array([[0, 1, 1, 3]])
+    # One right of three said and two held.
+    assert score(predicted, truth, np.array([0]), BACKGROUND).segment_f1 == pytest.approx(2 / 5)
+
+
+@given(labels, labels)
+def test_no_event_is_found_twice(predicted, truth):
+    scores = score(predicted, truth, clip_categories(truth, BACKGROUND), BACKGROUND)
+    assert 0 <= scores.event_level_f1 <= 1
+    assert 0 <= scores.segment_f1 <= scores.event_f1 or scores.event_f1 == 0

@@ -152,6 +152,14 @@ def test_predictions_agree_with_the_metrics(project):
     assert accuracy == pytest.approx(project.json("metrics/eval.json")["test"]["accuracy"])
 
 
+def test_scoring_a_checkpoint_gives_the_metrics_of_its_run(project):
+    for file, name in (("best.pt", "test"), ("published.pt", "published")):
+        path = f"data/models/localizer/seed-0/{file}"
+        scores = json.loads(project.run("cace", "evaluate", "--checkpoint", path))
+        metrics = project.json("metrics/eval.json")[name]
+        assert scores["accuracy"] == metrics["accuracy" if name == "test" else "mean"]
+
+
 def test_the_same_settings_give_the_same_features_and_metrics(project, empty):
     empty.run("dvc", "repro")
     for name in ("data/features.h5", "metrics/eval.json", "metrics/train.json"):

@@ -6,20 +6,28 @@ import torch
 
 from cace import checkpoints
 from cace.errors import UserError
-from cace.evaluation import evaluate_runs, summary
+from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
-from cace.metrics import Scores
-from cace.training import UNIMODAL, Design, Objective, Split, build_localizer, fit
+from cace.losses import loss_terms
+from cace.training import (
+    UNIMODAL,
+    Design,
+    Objective,
+    Split,
+    build_localizer,
+    contrast_gradient_share,
+    fit,
+)
 from tests.stores import write_feature_store
 
 CPU = torch.device("cpu")
 DESIGN = Design(
-    guidance="both", beta=0.4, psi=0.3, bece=True, bece_lambda=0.6, bece_noise=0.1, alpha=0.1,
-    gamma=0.3,
+    guidance="both", beta=0.4, psi=0.3, bece=True, bece_lambda=0.6, bece_noise=0.1,
+    bece_heads="event", alpha=0.1, gamma=0.3,
 )  # fmt: skip
 OBJECTIVE = Objective(
     epochs=4, batch_size=4, learning_rate=7e-4, milestones=(2, 3), decay=0.5, max_grad_norm=0.5,
-    contrast_start=0.5, contrast_weight=1.0, contrast_tau=0.01,
+    contrast_start=0.5, contrast_weight=1.0, contrast_tau=0.01, contrast_form="paper",
 )  # fmt: skip
 
 
@@ -40,8 +48,9 @@ def models(store, tmp_path_factory):
     """Two seeds and both baselines, trained briefly."""
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
-        curve = train(store, folder / f"seed-{seed}", seed)
-        pd.DataFrame(curve).to_csv(folder / f"seed-{seed}" / "curve.csv", index=False)
+        fitted = train(store, folder / f"seed-{seed}", seed)
+        for name, curve in fitted._asdict().items():
+            pd.DataFrame(curve).to_csv(folder / f"seed-{seed}" / f"{name}.csv", index=False)
     for name, silenced in UNIMODAL.items():
         train(store, folder / name, silenced=silenced, epochs=1)
     return folder
@@ -67,7 +76,52 @@ def test_the_contrast_sets_in_after_its_share_of_the_epochs(curve):
 def test_the_kept_epoch_is_the_first_best_one_on_val(curve, models):
     about = checkpoints.read(models / "seed-0/best.pt").about
     best = curve["val_accuracy"].idxmax()
-    assert (about["epoch"], about["val_accuracy"]) == (best, curve["val_accuracy"][best])
+    assert (about["epoch"], about["accuracy"]) == (best, curve["val_accuracy"][best])
+    assert about["chosen_on"] == "val"
+
+
+def test_the_published_protocol_keeps_the_first_best_epoch_on_test(models):
+    curve = pd.read_csv(models / "seed-0" / "test_curve.csv")
+    about = checkpoints.read(models / "seed-0/published.pt").about
+    best = curve["test_accuracy"].idxmax()
+    assert (about["epoch"], about["accuracy"]) == (best, curve["test_accuracy"][best])
+    assert about["chosen_on"] == "test"
+
+
+def test_the_test_split_drives_nothing_but_the_published_choice(models, tmp_path):
+    other = write_feature_store(tmp_path / "other.h5")
+    with h5py.File(other, "r+") as file:
+        test = file["split"].asstr()[:] == "test"
+        for name in ("visual", "audio"):
+            file[name][test] = file[name][test][::-1]
+        file["labels"][test] = np.full((test.sum(), 10), 3)
+    fitted = train(FeatureStore(other), tmp_path / "seed-0")
+    curve = pd.read_csv(models / "seed-0" / "curve.csv")
+    pd.testing.assert_frame_equal(pd.DataFrame(fitted.curve).astype(float), curve.astype(float))
+    for name in ("best.pt", "last.pt"):
+        assert (tmp_path / "seed-0" / name).read_bytes() == (models / "seed-0" / name).read_bytes()
+
+
+def test_the_curve_says_what_the_contrast_does_while_it_is_on(curve):
+    assert curve["contrast_excess"].isna().tolist() == [True, True, False, False]
+    assert (curve["contrast_excess"].dropna() >= 0).all()
+    assert curve["contrast_gradient"].dropna().between(0, 1, inclusive="neither").sum() == 2
+
+
+def test_the_gradient_share_is_that_of_the_weighted_contrast(store):
+    localizer = build_localizer(store, DESIGN)
+    clips = next(Split(store, "train", CPU).batches(4))
+
+    def shares(weight):
+        torch.manual_seed(0)
+        out = localizer(clips.visual, clips.audio)
+        terms = loss_terms(out, clips.labels, 3, contrast=True, temperature=0.1)
+        objective = OBJECTIVE._replace(contrast_weight=weight)
+        return contrast_gradient_share(localizer, terms, objective)
+
+    one, ten = shares(1.0), shares(10.0)
+    # s = c / (c + o), so s / (1 - s) = c / o, and that is linear in the weight.
+    assert ten / (1 - ten) == pytest.approx(10 * one / (1 - one), rel=1e-4)
 
 
 def test_the_checkpoint_says_whether_the_contrast_path_was_on(curve, models):
@@ -154,15 +208,39 @@ def test_all_four_baselines_are_there(store, models):
     assert 0 <= baselines["visual_only"] <= 1 and 0 <= baselines["audio_only"] <= 1
 
 
-def test_the_deviation_is_that_of_a_sample_and_unknown_for_one_seed():
-    runs = [Scores(a, 1, 1, 1, 1, 1, 1, 1) for a in (0.5, 0.7)]
-    assert summary(runs)["accuracy_std"] == pytest.approx(0.1 * 2**0.5)
-    assert summary(runs[:1])["accuracy_std"] is None
+def test_the_published_figures_are_the_maxima_of_the_test_curves(store, models):
+    published = evaluate(store, models).metrics["published"]
+    best = [
+        pd.read_csv(models / f"seed-{seed}" / "test_curve.csv")["test_accuracy"].max()
+        for seed in (0, 1)
+    ]
+    assert published["best_of_test"] == max(best)
+    assert published["mean"] == pytest.approx(np.mean(best))
+    assert published["std"] == pytest.approx(np.std(best, ddof=1))
+
+
+def test_a_deviation_is_unknown_for_one_seed(store, models, tmp_path):
+    for name in ("seed-0", *UNIMODAL):
+        (tmp_path / name).symlink_to(models / name)
+    metrics = evaluate(store, tmp_path).metrics
+    assert metrics["test"]["accuracy_std"] is None
+    assert metrics["published"]["std"] is None
+
+
+def test_the_interval_is_that_of_a_mean_over_clips(store, models):
+    result = evaluate(store, models)
+    table = result.predictions
+    right = (table["actual"] == table["predicted"]).groupby(table["id"]).mean()
+    # Resampled means of n clips spread like the deviation over the root of n.
+    spread = 1.96 * right.std(ddof=0) / len(right) ** 0.5
+    test = result.metrics["test"]
+    assert test["accuracy_low"] <= test["accuracy"] <= test["accuracy_high"]
+    assert test["accuracy_high"] - test["accuracy_low"] == pytest.approx(2 * spread, rel=0.25)
 
 
 def test_a_model_of_other_features_is_refused(models, tmp_path):
     other = FeatureStore(write_feature_store(tmp_path / "f.h5", channels=(12, 8)))
-    with pytest.raises(UserError, match=r"best.pt: expects \(visual, audio\) channels \(16, 8\)"):
+    with pytest.raises(UserError, match=r"best.pt: expects .* \(16, 8, 3\), got \(12, 8, 3\)"):
         evaluate(other, models)
 
 

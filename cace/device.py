@@ -1,4 +1,4 @@
-"""The device that a stage computes on."""
+"""The device to compute on."""
 
 import ctypes
 import sys

@@ -1,0 +1,63 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cace.annotations import AVE_CATEGORIES, Annotations, Row
+from cace.cli import main
+from tests import fill
+from tests.stores import write_feature_store
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A store that holds the golden clips as its test split, and a published checkpoint."""
+    rows = tuple(Row(f"c{k}", 0, 0, 10, "test") for k in range(3))
+    data = Annotations(AVE_CATEGORIES, rows)
+    store = write_feature_store(tmp_path / "features.h5", data, (7, 7), (512, 128))
+    visual, audio = fill.inputs()
+    with h5py.File(store, "r+") as file:
+        file["visual"][:], file["audio"][:] = visual, audio
+        file["labels"][:] = fill.labels().argmax(dim=-1)
+    weights = {f"module.{key}": value for key, value in fill.params("Co-Guide").items()}
+    torch.save(weights, tmp_path / "published.pth.tar")
+    return tmp_path
+
+
+def evaluate(folder, *options):
+    checkpoint, store = folder / "published.pth.tar", folder / "features.h5"
+    main(["evaluate", "--checkpoint", str(checkpoint), "--features", str(store), *options])
+
+
+def test_a_published_checkpoint_is_scored_as_published(published, capsys):
+    evaluate(published)
+    scores = json.loads(capsys.readouterr().out)
+    # The released code gets 9 of these 30 segments right.
+    assert scores["accuracy"] == pytest.approx(9 / 30)
+    assert scores["clips"] == 3
+
+
+def test_settings_that_a_published_file_lacks_are_given(published, capsys):
+    evaluate(published, "--threshold", "1")
+    # Nothing is an event above 1: what is right is the background.
+    background = np.mean(fill.labels().argmax(dim=-1).numpy() == 28)
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(background)
+
+
+def test_a_checkpoint_of_other_features_is_refused_with_one_message(published):
+    write_feature_store(published / "features.h5")
+    with pytest.raises(SystemExit) as caught:
+        evaluate(published, "--split", "val")
+    assert "error: " in str(caught.value)
+    assert (
+        "expects (visual channels, audio channels, categories) (512, 128, 28), got (16, 8, 3)"
+        in str(caught.value)
+    )
+
+
+def test_a_file_that_is_not_there_is_named(published):
+    (published / "published.pth.tar").unlink()
+    with pytest.raises(SystemExit, match="published.pth.tar: not there"):
+        evaluate(published)
