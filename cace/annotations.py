@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cace.errors import UserError
+from cace.errors import UserError, listed
 from cace.workspace import expect_file, write_json
 
 SEGMENTS = 10  # T: one-second segments of a clip
@@ -83,7 +83,9 @@ class Annotations(NamedTuple):
         return tuple(dict.fromkeys(row.id for row in self.rows))
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """One row as a file has it; `number` counts its lines from 1."""
+
     number: int
     category: str
     id: str
@@ -97,7 +99,7 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
     Raises: UserError with every problem of the files, each with its line number.
     """
     problems: list[str] = []
-    lines = _read_lines(folder / "Annotations.txt", problems)
+    lines = read_lines(folder / "Annotations.txt", problems)
     names = categories or tuple(dict.fromkeys(line.category for line in lines))
     problems += [
         f"Annotations.txt, line {line.number}: category {line.category!r} is not one of "
@@ -109,9 +111,7 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
     if not lines and not problems:
         problems.append("Annotations.txt: expected one row a clip, got none")
     if problems:
-        shown = "\n  ".join(problems[:50])
-        more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
-        raise UserError(f"{folder}: {len(problems)} problems in the annotations:\n  {shown}{more}")
+        raise UserError(f"{folder}: {len(problems)} problems in the annotations:{listed(problems)}")
     return Annotations(
         names,
         tuple(
@@ -127,7 +127,11 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
     )
 
 
-def _read_lines(path: Path, problems: list[str]) -> list[_Line]:
+def read_lines(path: Path, problems: list[str]) -> list[Line]:
+    """The rows of an annotation or split file, without its header; `problems` gets what is wrong.
+
+    Raises: UserError where the file is not there or no text.
+    """
     if not path.is_file():
         raise UserError(f"{path}: not there; expected an AVE-layout folder with this file in it")
     try:
@@ -147,7 +151,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[_Line]:
     return lines
 
 
-def _parse(content: str, number: int) -> _Line | str:
+def _parse(content: str, number: int) -> Line | str:
     """The line, or what is wrong with it."""
     fields = content.strip().split("&")
     if len(fields) != 5:
@@ -157,7 +161,7 @@ def _parse(content: str, number: int) -> _Line | str:
         return "expected a category and a plain file name as id"
     if not (start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= SEGMENTS):
         return f"expected whole seconds 0 <= start <= end <= {SEGMENTS}"
-    return _Line(number, category, id_, int(start), int(end))
+    return Line(number, category, id_, int(start), int(end))
 
 
 def is_safe_id(id_: str) -> bool:
@@ -166,7 +170,7 @@ def is_safe_id(id_: str) -> bool:
 
 
 def _read_splits(
-    folder: Path, lines: list[_Line], problems: list[str]
+    folder: Path, lines: list[Line], problems: list[str]
 ) -> dict[tuple[str, str], str]:
     """Split of each (category, id); every row must be in exactly one."""
     expected: dict[tuple[str, str], int] = {}
@@ -180,7 +184,7 @@ def _read_splits(
         expected[key] = line.number
     split_of: dict[tuple[str, str], str] = {}
     for split in SPLITS:
-        for line in _read_lines(folder / f"{split}Set.txt", problems):
+        for line in read_lines(folder / f"{split}Set.txt", problems):
             key = line.category, line.id
             where = f"{split}Set.txt, line {line.number}: {line.id} ({line.category})"
             if key not in expected:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from cace.annotations import SEGMENTS
+from cace.annotations import SEGMENTS, segment_labels
 from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
@@ -65,7 +65,8 @@ def extract_features(
     if not store.exists():
         blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
         visual, audio = encode("", blank, np.zeros((SEGMENTS, SAMPLE_RATE), np.float32))
-        create_store(store, annotations, rows, visual.shape, audio.shape, provenance)
+        labels = segment_labels(annotations)[rows]
+        create_store(store, annotations, rows, labels, visual.shape, audio.shape, provenance)
     # The journal names the clips that are on the disk already.
     done = set(journal.read_text().splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from cace.annotations import SPLITS, Annotations, segment_labels
+from cace.annotations import SPLITS, Annotations
 from cace.errors import UserError
 from cace.workspace import expect_file
 
@@ -94,11 +94,15 @@ def create_store(
     path: Path,
     annotations: Annotations,
     rows: list[int],
+    labels: Int[np.ndarray, "n T"],
     visual_shape: tuple[int, ...],
     audio_shape: tuple[int, ...],
     provenance: dict[str, Any],
 ) -> None:
-    """An empty store with all but the features, whole or not at all."""
+    """An empty store with all but the features, whole or not at all.
+
+    labels: of `rows`, in their order.
+    """
     kept = [annotations.rows[row] for row in rows]
     left_out = Counter(row.split for row in annotations.rows)
     left_out.subtract(row.split for row in kept)
@@ -109,7 +113,7 @@ def create_store(
             # Contiguous, and on the disk from the start: filling it touches no other byte.
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             file.create_dataset(name, (len(kept), *shape), np.float16, dcpl=layout)
-        file["labels"] = segment_labels(annotations)[rows]
+        file["labels"] = labels
         file["id"] = [row.id for row in kept]
         file["split"] = [row.split for row in kept]
         file["categories"] = annotations.categories
