@@ -18,6 +18,7 @@ from cace.workspace import expect_file, write_json
 
 SEGMENTS = 10  # T: one-second segments of a clip
 SPLITS = ("train", "val", "test")
+PUBLISHED_KEY = "avadataset"  # the data set in AVE's published HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
     "Church bell",
@@ -53,7 +54,7 @@ AVE_CATEGORIES = (  # in the published order: the index is the label
 
 def known_categories(source: str) -> tuple[str, ...] | None:
     """The categories of a source in the order of their labels; None: by first appearance."""
-    return AVE_CATEGORIES if source in ("mini", "ave") else None
+    return AVE_CATEGORIES if source in ("mini", "ave", "released") else None
 
 
 class Row(NamedTuple):

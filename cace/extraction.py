@@ -1,5 +1,6 @@
-"""From decoded clips to the feature store: both encoders over every segment."""
+"""Into the feature store: decoded clips through both encoders, or published features."""
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -10,19 +11,20 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
-from cace.annotations import SEGMENTS, segment_labels
+from cace.annotations import PUBLISHED_KEY, SEGMENTS, Annotations, segment_labels
 from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.errors import UserError
+from cace.errors import UserError, listed
 from cace.features import create_store
 from cace.media import SAMPLE_RATE
 from cace.workspace import progress
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
+BLOCK_BYTES = 64 << 20  # of published features in memory
 
 
 def extract_features(
@@ -120,3 +122,57 @@ def _to_float16(id_: str, features: Tensor) -> Float[np.ndarray, "T ..."]:
             f"(at most 65504); are these the encoder's right weights?"
         )
     return small.cpu().numpy()
+
+
+def convert_features(
+    sources: dict[str, Path],
+    annotations: Annotations,
+    labels: Int[np.ndarray, "N T"],
+    into: Path,
+    provenance: dict[str, Any],
+) -> None:
+    """Copies published features into a store as float16, one sample a row.
+
+    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
+    Memory holds a block of samples at a time.
+    Raises: UserError with every row that does not hold features; the store is of no use then.
+    """
+    with contextlib.ExitStack() as stack:
+        data = {
+            name: stack.enter_context(h5py.File(path))[PUBLISHED_KEY]
+            for name, path in sources.items()
+        }
+        rows = list(range(len(labels)))
+        shapes = data["visual"].shape[1:], data["audio"].shape[1:]
+        create_store(into, annotations, rows, labels, *shapes, provenance)
+        store = stack.enter_context(h5py.File(into, "r+"))
+        problems = [
+            f"{sources[name]}, {problem}"
+            for name in sources
+            for problem in _convert(data[name], store[name], name)
+        ]
+    if problems:
+        raise UserError(
+            f"extract: {len(problems)} rows cannot be used:{listed(problems)}\n"
+            f"Get these files again, then `dvc repro -f download`"
+        )
+
+
+def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
+    """Copies all rows; says which of them hold no features."""
+    problems = []
+    size = max(1, BLOCK_BYTES * len(source) // source.nbytes)
+    for start in progress(range(0, len(source), size), f"extract: {name}, blocks"):
+        block = source[start : start + size]
+        with np.errstate(over="ignore"):
+            small = block.astype(np.float16)
+        target[start : start + size] = small
+        flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
+        for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
+            first = flat[place][~np.isfinite(small[place])][0]
+            problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
+        # Zeros are what HDF5 reads where nothing was written. Silence may sound like that too.
+        if name == "visual":
+            empty = np.flatnonzero(~flat.any(axis=1))
+            problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
+    return problems
