@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -20,7 +19,7 @@ from pydantic import (
 
 from cace.errors import UserError
 
-Source = Literal["mini", "ave", "folder"]
+Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
@@ -30,6 +29,13 @@ AudioEncoderName = Literal["cnn14", "logmel"]
 # The sections of each file that a stage in dvc.yaml tracks.
 PARAMS_SECTIONS = ("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate")
 PROFILE_SECTIONS = ("download", "decode", "encoders", "finetune", "extract", "train")
+
+# Sections of the profile that stay empty, as the source leaves the stage nothing to set.
+NOTHING_TO_SET = {
+    "ave": ("download",),
+    "folder": ("download",),
+    "released": ("download", "decode", "encoders", "finetune", "extract"),
+}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -165,19 +171,15 @@ class EvaluateParams(Section):
     threshold: Share
 
 
-def _none_if_empty(value: Any) -> Any:
-    return value or None
-
-
 class Params(Section):
-    """All settings of a run."""
+    """All settings of a run; None where the source leaves a stage nothing to set."""
 
     data: DataParams
-    download: Annotated[RenderParams | None, BeforeValidator(_none_if_empty)]
-    decode: DecodeParams
-    encoders: EncodersParams
-    finetune: FinetuneParams
-    extract: ExtractParams
+    download: RenderParams | None
+    decode: DecodeParams | None
+    encoders: EncodersParams | None
+    finetune: FinetuneParams | None
+    extract: ExtractParams | None
     guidance: GuidanceParams
     bece: BeceParams
     localizer: LocalizerParams
@@ -208,16 +210,19 @@ def load_params(root: Path = Path()) -> Params:
             raise UserError(
                 f"{section}.{twice[0]}: stands in params.yaml and in {profile_file}; keep one"
             )
-        merged[section] = {**theirs, **ours}
+        if section not in NOTHING_TO_SET.get(str(source), ()):
+            merged[section] = {**theirs, **ours}
+        elif theirs:
+            raise UserError(
+                f"{profile_file}, {section}: expected no settings ({{}}), as source {source} has "
+                f"none here, got {theirs}"
+            )
+        else:
+            merged[section] = None
     try:
-        checked = Params.model_validate(merged)
+        return Params.model_validate(merged)
     except ValidationError as error:
         raise UserError(_explain(error, params, profile_file)) from None
-    if source == "mini" and checked.download is None:
-        raise UserError(
-            f"{profile_file}, download: expected the settings of the renderer, got none"
-        )
-    return checked
 
 
 def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:

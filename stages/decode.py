@@ -1,32 +1,46 @@
-"""DVC stage: decode picture and sound of every clip into data/clips, once."""
+"""DVC stage: decode picture and sound of every clip into data/clips, once.
+
+Source released has no clips: its labels and splits are checked and written instead.
+"""
 
 from pathlib import Path
 
-from cace.annotations import known_categories, read_annotations
+import numpy as np
+
+from cace.annotations import SPLITS, known_categories, read_annotations, save_annotations
 from cace.clips import decode_clips
 from cace.errors import UserError, run
-from cace.params import load_params
+from cace.params import DecodeParams, load_params
+from cace.published import read_published
 from cace.workspace import expect_file, publish, scratch, sha256, workers, write_json
 
-MEDIA = Path("data/media")
+MEDIA, CLIPS, METRICS = Path("data/media"), Path("data/clips"), Path("metrics/decode.json")
 
 
 def main() -> None:
-    """Decodes, counts what could not be used, and stops where that is too much."""
+    """Decodes, or takes the labels alone."""
     params = load_params()
-    settings = params.decode.model_dump(exclude={"max_bad_fraction"})
-    manifest = expect_file(MEDIA / "manifest.csv", made_by="download")
-    annotations = read_annotations(MEDIA, known_categories(params.data.source))
-    with scratch("decode", sha256(manifest), annotations, settings) as work:
+    manifest = sha256(expect_file(MEDIA / "manifest.csv", made_by="download"))
+    if params.decode is None:
+        write_labels(manifest)
+    else:
+        decode(params.decode, known_categories(params.data.source), manifest)
+
+
+def decode(params: DecodeParams, categories: tuple[str, ...] | None, manifest: str) -> None:
+    """Decodes, counts what could not be used, and stops where that is too much."""
+    settings = params.model_dump(exclude={"max_bad_fraction"})
+    annotations = read_annotations(MEDIA, categories)
+    with scratch("decode", manifest, annotations, settings) as work:
         clips = work / "clips"
         clips.mkdir(exist_ok=True)
         index = decode_clips(MEDIA, annotations, clips, **settings, workers=workers())
         bad = index[~index["usable"]]
         reasons = "\n  ".join(f"{row.id}: {row.reason}" for row in bad.head(20).itertuples())
-        if len(bad) > params.decode.max_bad_fraction * len(index):
+        if len(bad) > params.max_bad_fraction * len(index):
             raise UserError(
                 f"decode: {len(bad)} of {len(index)} clips cannot be used, and "
-                f"decode.max_bad_fraction allows a share of {params.decode.max_bad_fraction:g}:\n"
+                f"decode.max_bad_fraction allows a share of {params.max_bad_fraction:g}:\n"
                 f"  {reasons}\n"
                 f"Mend or remove them, or allow more; what is decoded is kept for the next run"
             )
@@ -34,8 +48,28 @@ def main() -> None:
             print(f"decode: left out {len(bad)} of {len(index)} clips:\n  {reasons}")
         short = index["usable"] & (index[["picture_seconds", "sound_seconds"]].min(axis=1) < 9.99)
         counts = {"clips": len(index), "used": len(index) - len(bad), "refused": len(bad)}
-        write_json(Path("metrics/decode.json"), {"decode": {**counts, "padded": int(short.sum())}})
-        publish(clips, Path("data/clips"))
+        write_json(METRICS, {"decode": {**counts, "padded": int(short.sum())}})
+        publish(clips, CLIPS)
+
+
+def write_labels(manifest: str) -> None:
+    """Writes the published labels and splits, and says where the published files differ."""
+    annotations, labels, differences = read_published(MEDIA)
+    if differences:
+        shown = "\n  ".join(differences.values())
+        print(f"decode: {len(differences)} rows differ; labels.h5 is used:\n  {shown}")
+    splits = [row.split for row in annotations.rows]
+    without_event = np.flatnonzero((labels == annotations.background).all(axis=1))
+    with scratch("decode", manifest) as work:
+        clips = work / "clips"
+        clips.mkdir(exist_ok=True)
+        save_annotations(clips / "annotations.json", annotations)
+        np.save(clips / "labels.npy", labels)
+        counts = {"clips": len(annotations.ids), "rows": len(annotations.rows)}
+        per_split = {split: splits.count(split) for split in SPLITS}
+        rows = {"without_event": without_event.tolist(), "labels_differ": list(differences)}
+        write_json(METRICS, {"decode": {**counts, **per_split, **rows}})
+        publish(clips, CLIPS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""DVC stage: put the clips of the chosen source into data/media, in the AVE layout."""
+"""DVC stage: put the clips of the chosen source into data/media, in the AVE layout.
+
+Of source released, the published feature, label, order and annotation files.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pandas as pd
 from cace.annotations import known_categories, read_annotations
 from cace.errors import UserError, run
 from cace.params import Params, load_params
-from cace.sources import folder, mini
+from cace.sources import folder, mini, released
 from cace.workspace import (
     progress,
     publish,
@@ -24,19 +27,30 @@ AVE_DRIVE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
 def main() -> None:
     """Makes or takes the clips, and lists them with their hashes in manifest.csv."""
     params = load_params()
-    if params.data.source == "mini" and params.download is not None:
+    if params.download is not None:
         with scratch("download", params.download.model_dump()) as work:
             mini.render(work / "media", **params.download.model_dump(), workers=workers())
             finish(work / "media", params)
+    elif params.data.source == "released":
+        given = params.data.path is not None
+        found = released.find_files(users_folder(params)) if given else {}
+        with scratch("download", state(found)) as work:
+            released.gather(found, work / "media")
+            names = [f.name for f in released.FILES if (work / "media" / f.name).exists()]
+            publish_listed(work / "media", [{"file": name} for name in names])
     else:
         path = users_folder(params)
         clips = folder.find_clips(
             path, read_annotations(path, known_categories(params.data.source))
         )
-        state = {id_: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for id_, f in clips.items()}
-        with scratch("download", str(path), state) as work:
+        with scratch("download", str(path), state(clips)) as work:
             folder.take(path, clips, work / "media")
             finish(work / "media", params)
+
+
+def state(files: dict[str, Path]) -> dict[str, tuple[str, int, int]]:
+    """Where each file is, its size and its time: what tells it from another one."""
+    return {key: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for key, f in files.items()}
 
 
 def users_folder(params: Params) -> Path:
@@ -59,17 +73,18 @@ def users_folder(params: Params) -> Path:
 
 
 def finish(media: Path, params: Params) -> None:
-    """Checks the annotations, writes the manifest, and puts the folder in its place."""
+    """Checks the annotations, lists the clips, and puts the folder in its place."""
     annotations = read_annotations(media, known_categories(params.data.source))
     clips = folder.find_clips(media, annotations)
+    publish_listed(media, [{"id": id_, "file": f"AVE/{f.name}"} for id_, f in clips.items()])
+
+
+def publish_listed(media: Path, entries: list[dict[str, str]]) -> None:
+    """Writes the manifest, with size and hash of each entry's `file`, and publishes the folder."""
     manifest = pd.DataFrame(
-        {
-            "id": id_,
-            "file": f"AVE/{file.name}",
-            "bytes": file.stat().st_size,
-            "sha256": sha256(file),
-        }
-        for id_, file in progress(clips.items(), "download: hashes")
+        {**entry, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        for entry in progress(entries, "download: hashes")
+        for file in [media / entry["file"]]
     )
     write_atomically(media / "manifest.csv", manifest.to_csv(index=False))
     publish(media, Path("data/media"))

@@ -1,37 +1,53 @@
-"""DVC stage: encode all segments into the feature store."""
+"""DVC stage: encode all segments into the feature store, or convert published features."""
 
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
+from cace.annotations import load_annotations
 from cace.clips import ClipStore
 from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.errors import UserError, run
-from cace.extraction import extract_features
-from cace.params import load_params
+from cace.extraction import convert_features, extract_features
+from cace.params import EncodersParams, ExtractParams, load_params
 from cace.workspace import expect_file, publish, scratch, sha256
 
-ENCODER = Path("data/models/visual_encoder.pt")
+CLIPS, MEDIA = Path("data/clips"), Path("data/media")
+ENCODER, FEATURES = Path("data/models/visual_encoder.pt"), Path("data/features.h5")
+# The encoder behind each published file: the paper's Tables 1, 2 and 4.
+PUBLISHED = {
+    "visual": ("vgg19", "visual_feature.h5"),
+    "audio": ("vggish", "audio_feature.h5"),
+}
 
 
 def main() -> None:
-    """Loads both encoders, and writes data/features.h5."""
+    """Encodes, or converts."""
     params = load_params()
-    clips = ClipStore(Path("data/clips"))
+    if params.encoders is None or params.extract is None:
+        convert()
+    else:
+        encode(params.encoders, params.extract)
+
+
+def encode(encoders: EncodersParams, settings: ExtractParams) -> None:
+    """Loads both encoders, and writes data/features.h5."""
+    clips = ClipStore(CLIPS)
     device = choose_device()
     saved = torch.load(expect_file(ENCODER, made_by="finetune"), weights_only=True)
-    if saved["name"] != params.encoders.visual:
+    if saved["name"] != encoders.visual:
         raise UserError(
-            f"{ENCODER}: expected {params.encoders.visual}, got {saved['name']}; "
-            f"run `dvc repro finetune`"
+            f"{ENCODER}: expected {encoders.visual}, got {saved['name']}; run `dvc repro finetune`"
         )
     visual = visual_encoder(saved["name"], "none")
     load_into(visual, saved["state_dict"], where=str(ENCODER))
-    audio = audio_encoder(params.encoders.audio, params.encoders.audio_weights)
+    audio = audio_encoder(encoders.audio, encoders.audio_weights)
     epochs = saved["finetune"]["epochs"]
     provenance = {
         "encoders": {
@@ -42,26 +58,47 @@ def main() -> None:
                 "sha256": fingerprint(visual),
             },
             "audio": {
-                "name": params.encoders.audio,
-                "weights": params.encoders.audio_weights,
+                "name": encoders.audio,
+                "weights": encoders.audio_weights,
                 "sha256": fingerprint(audio),
             },
         },
-        "settings": {**clips.settings, "precision": params.extract.precision},
+        "settings": {**clips.settings, "precision": settings.precision},
     }
     shards = {path.name: sha256(path) for path in sorted(clips.folder.iterdir())}
-    with scratch("extract", shards, provenance, params.extract.batch_size) as work:
+    with scratch("extract", shards, provenance, settings.batch_size) as work:
         extract_features(
             clips,
             visual.to(device),
             audio.to(device),
             work / "features.h5",
-            **params.extract.model_dump(),
+            **settings.model_dump(),
             device=device,
             provenance=provenance,
         )
-        publish(work / "features.h5", Path("data/features.h5"))
+        publish(work / "features.h5", FEATURES)
     print(f"extract: {json.dumps(provenance['encoders'])}")
+
+
+def convert() -> None:
+    """Writes data/features.h5 from the published feature files."""
+    labels_file = expect_file(CLIPS / "labels.npy", made_by="decode")
+    manifest = pd.read_csv(expect_file(MEDIA / "manifest.csv", made_by="download"))
+    hashes = dict(zip(manifest["file"], manifest["sha256"], strict=True))
+    encoders = {
+        modality: {"name": name, "weights": "published features", "sha256": hashes[file]}
+        for modality, (name, file) in PUBLISHED.items()
+    }
+    with scratch("extract", hashes, sha256(labels_file)) as work:
+        convert_features(
+            {modality: MEDIA / file for modality, (_, file) in PUBLISHED.items()},
+            load_annotations(CLIPS / "annotations.json"),
+            np.load(labels_file),
+            work / "features.h5",
+            {"encoders": encoders, "settings": {"fps": 16}},
+        )
+        publish(work / "features.h5", FEATURES)
+    print(f"extract: {json.dumps(encoders)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""DVC stage: fine-tune the visual encoder by audio-visual contrast on the train split."""
+"""DVC stage: fine-tune the visual encoder by audio-visual contrast on the train split.
+
+Source released has no encoder to train: the stage says so, and passes.
+"""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,24 +17,40 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.errors import UserError, run
-from cace.finetuning import finetune
-from cace.params import load_params
+from cace.finetuning import Epoch, finetune
+from cace.params import EncodersParams, FinetuneParams, load_params
 from cace.workspace import write_atomically, write_json
+
+ENCODER = Path("data/models/visual_encoder.pt")
+CURVE, METRICS = Path("metrics/finetune.csv"), Path("metrics/finetune.json")
 
 
 def main() -> None:
-    """Writes the encoder, its retrieval before and after, and the curve."""
+    """Fine-tunes, or passes."""
     params = load_params()
+    if params.encoders is None or params.finetune is None:
+        pass_by(params.data.source)
+    else:
+        finetune_encoder(params.encoders, params.finetune)
+
+
+def pass_by(source: str) -> None:
+    """Writes what the stage promises, with nothing in it."""
+    save(ENCODER, {"name": "none"})
+    write_atomically(CURVE, pd.DataFrame(columns=Epoch._fields).to_csv(index=False))
+    why = f"nothing was fine-tuned: source {source} has features, no clips"
+    write_json(METRICS, {"finetune": {"passed": why}})
+
+
+def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams) -> None:
+    """Writes the encoder, its retrieval before and after, and the curve."""
     clips = ClipStore(Path("data/clips"))
     device = choose_device()
-    encoders, settings = params.encoders, params.finetune
     encoder = visual_encoder(encoders.visual, encoders.visual_weights).to(device)
     pretrained = fingerprint(encoder)
     train, val = (clips_only_in(clips, split) for split in ("train", "val"))
     audio = audio_encoder(encoders.audio, encoders.audio_weights).to(device)
     curve = finetune(encoder, audio, clips, train, val, **settings.model_dump(), device=device)
-
-    buffer = io.BytesIO()  # a file's bytes would depend on its name
     content = {
         "name": encoders.visual,
         "weights": encoders.visual_weights,
@@ -38,15 +58,21 @@ def main() -> None:
         "finetune": settings.model_dump(),
         "state_dict": {name: tensor.cpu() for name, tensor in encoder.state_dict().items()},
     }
-    torch.save(content, buffer)
-    write_atomically(Path("data/models/visual_encoder.pt"), buffer.getvalue())
-    write_atomically(Path("metrics/finetune.csv"), pd.DataFrame(curve).to_csv(index=False))
+    save(ENCODER, content)
+    write_atomically(CURVE, pd.DataFrame(curve).to_csv(index=False))
     recalls = {
         when: {"recall_at_1": epoch.recall_at_1, "recall_at_5": epoch.recall_at_5}
         for when, epoch in (("before", curve[0]), ("after", curve[-1]))
     }
     counts = {"train_clips": len(train), "val_clips": len(val)}
-    write_json(Path("metrics/finetune.json"), {"finetune": {**recalls, **counts}})
+    write_json(METRICS, {"finetune": {**recalls, **counts}})
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes a PyTorch file through memory: a file's bytes would depend on its name."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def clips_only_in(clips: ClipStore, split: str) -> list[str]:

@@ -25,7 +25,7 @@ def settings(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("source", ["mini", "ave", "folder"])
+@pytest.mark.parametrize("source", ["mini", "ave", "folder", "released"])
 def test_every_profile_is_valid(settings, source):
     assert load_params(settings(f"data.source={source}")).data.source == source
 
@@ -54,17 +54,35 @@ def test_settings_cannot_change_after_loading():
         ("+decode.fps=3", "params.yaml", "params.yaml, decode: no stage tracks this section"),
         ("train.seeds=[0,0]", "params.yaml", "params.yaml, train.seeds: expected each seed once"),
         ("train.seeds=[]", "params.yaml", "params.yaml, train.seeds: "),
-        ("data.source=vae", "params.yaml", "data.source: expected one of ave, folder, mini, got"),
+        (
+            "data.source=vae",
+            "params.yaml",
+            "data.source: expected one of ave, folder, mini, released",
+        ),
         ("decode.fps=none", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: .*got 'none'"),
         ("+train.beta=1", "profiles/mini.yaml", "profiles/mini.yaml, train.beta: no such key"),
         ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),
         ("+bece.tau=1", "profiles/mini.yaml", "profiles/mini.yaml, bece: no stage tracks this"),
-        ("download=null", "profiles/mini.yaml", "download: expected the settings of the renderer"),
+        ("download=null", "profiles/mini.yaml", "mini.yaml, download.clips: field required"),
+        ("decode=null", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: field required"),
+        ("~decode", "profiles/mini.yaml", "profiles/mini.yaml, decode: field required"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(settings, override, file, message):
     with pytest.raises(UserError, match=message):
         load_params(settings(override, file=file))
+
+
+def test_where_there_is_nothing_to_set_a_section_is_none(settings):
+    params = load_params(settings("data.source=released"))
+    assert params.decode is params.encoders is params.finetune is params.extract is None
+    assert params.train.epochs == 200
+
+
+def test_where_there_is_nothing_to_set_a_setting_is_refused(settings):
+    settings("data.source=released")
+    with pytest.raises(UserError, match=r"released.yaml, decode: expected no settings .*'fps': 4"):
+        load_params(settings("+decode.fps=4", file="profiles/released.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -20,6 +20,7 @@ from cace.features import FeatureStore
 from cace.published import read_published
 from cace.sources import released
 from cace.sources.released import FILES, find_files, gather
+from tests.test_pipeline import Project
 
 NAMES = ("Truck", "Bark", "Male speech, man speaking")  # by first appearance, not by the alphabet
 ROWS = 24
@@ -374,3 +375,27 @@ def test_a_failed_download_lists_what_is_missing_and_keeps_what_is_not(network, 
 
 def test_a_server_that_does_not_answer_is_a_reason_and_no_traceback(tmp_path):
     assert released.download("http://127.0.0.1:9/labels.h5", tmp_path / "labels.h5")
+
+
+def test_all_stages_run_and_the_users_files_stay_his(release, tmp_path):
+    project = Project(tmp_path / "cace")
+    printed = project.run(
+        "dvc", "exp", "run", "-S", "data.source=released", "-S", f"data.path={release}",
+        "-S", "profiles/released.yaml:train.epochs=1",
+    )  # fmt: skip
+    assert "row 5, -id05 (train): labels.h5 says Truck 0-5 and Bark 5-8" in printed
+    assert project.json("metrics/decode.json")["decode"] == {
+        "clips": 23, "rows": 24, "train": 12, "val": 6, "test": 6,
+        "without_event": [2], "labels_differ": [5],
+    }  # fmt: skip
+    store = FeatureStore(project.folder / "data/features.h5")
+    assert store.visual.shape == (24, 10, 2, 2, 6)
+    assert store.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
+    manifest = (project.folder / "data/media/manifest.csv").read_text()
+    assert store.provenance["encoders"]["visual"]["sha256"] in manifest
+    assert project.json("metrics/eval.json")["test"]["clips"] == 6
+    assert "test.accuracy" in project.run("dvc", "metrics", "show")
+    project.run("dvc", "plots", "show")
+    for file in release.iterdir():
+        assert file.stat().st_nlink == 1
+        assert os.access(file, os.W_OK)
