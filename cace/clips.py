@@ -6,6 +6,7 @@ many seconds of picture and sound the file really held. `clips.csv` lists all cl
 unusable ones with their reason; `annotations.json` the samples; `store.json` how it was made.
 """
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ from PIL import Image
 from cace.annotations import SEGMENTS, Annotations, load_annotations, save_annotations
 from cace.errors import UserError
 from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
-from cace.workspace import expect_file, progress, write_atomically, write_json
+from cace.workspace import expect_file, progress, sha256, write_atomically, write_json
 
 SHARD_CLIPS = 32
 SOUND_SCALE = 32_767  # int16 of full scale
@@ -177,6 +178,13 @@ class ClipStore:
     def frame_shape(self) -> tuple[int, int, int]:
         """Height, width and colours of a frame."""
         return self.settings["crop"], self.settings["crop"], 3
+
+    def fingerprint(self) -> str:
+        """Hash over all of the store's files."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
+        return digest.hexdigest()
 
     def usable(self, id_: str) -> bool:
         """Whether the clip could be decoded."""

@@ -65,6 +65,7 @@ def extract_features(
 
     store, journal = into, into.with_suffix(".done")
     if not store.exists():
+        journal.unlink(missing_ok=True)  # of a store that was finished and is gone
         blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
         visual, audio = encode("", blank, np.zeros((SEGMENTS, SAMPLE_RATE), np.float32))
         labels = segment_labels(annotations)[rows]

@@ -11,6 +11,7 @@ Differs: both vectors go through a linear map without bias into one space, since
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
+from cace.resuming import Stateful, load_state, save_state
 from cace.workspace import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
@@ -124,6 +126,7 @@ def finetune(
     train: Sequence[str],
     val: Sequence[str],
     *,
+    state: Path,
     epochs: int,
     maps_epochs: int,
     batch_size: int,
@@ -137,16 +140,18 @@ def finetune(
 ) -> list[Epoch]:
     """Trains the visual encoder in place on the clips of the train split.
 
+    state: a file that is written after every epoch. Where it is there already, training goes on
+        after its last epoch, to the same numbers as if it had never stopped; the arguments must be
+        the same.
     maps_epochs: passes in which the two maps alone are fitted, before the encoder moves.
 
     Returns: one entry an epoch; the first is the pretrained encoder.
     Raises: UserError where the loss is not finite.
     """
-    rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         space = SharedSpace(encoder.channels, audio_encoder.channels, dimensions).to(device)
-    sounds, val_sounds = (clip_sounds(audio_encoder, clips, ids, device) for ids in (train, val))
+    for_all = torch.optim.Adam([*encoder.parameters(), *space.parameters()], lr=learning_rate)
     middle = np.full((batch_size, SEGMENTS), clips.fps // 2)
 
     @torch.inference_mode()
@@ -158,7 +163,7 @@ def finetune(
         ]
         return torch.cat(parts).clone()
 
-    def batches() -> list[np.ndarray]:
+    def batches(rng: np.random.Generator) -> list[np.ndarray]:
         """Places of the train clips; a last batch of one clip would have no negatives."""
         order = rng.permutation(len(train))
         return [some for some in batched(order, batch_size) if len(some) > 1]
@@ -176,17 +181,26 @@ def finetune(
         optimizer.step()
         return loss.item()
 
-    for_maps = torch.optim.Adam(space.parameters(), lr=maps_learning_rate)
-    pictures = frozen_pictures(train, "train")
-    for _ in range(maps_epochs):
-        for batch in batches():
-            step(pictures[batch], sounds[batch], for_maps)
-    curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
-
-    for_all = torch.optim.Adam([*encoder.parameters(), *space.parameters()], lr=learning_rate)
-    for epoch in range(1, epochs + 1):
-        losses = []
-        for batch in progress(batches(), f"finetune: epoch {epoch}/{epochs}"):
+    parts: dict[str, Stateful] = {"encoder": encoder, "space": space, "optimizer": for_all}
+    if state.exists():
+        kept = load_state(state, parts)
+        curve = [Epoch(*epoch) for epoch in kept["curve"]]
+        sounds, val_sounds = kept["sounds"].to(device), kept["val_sounds"].to(device)
+    else:
+        sounds = clip_sounds(audio_encoder, clips, train, device)
+        val_sounds = clip_sounds(audio_encoder, clips, val, device)
+        for_maps = torch.optim.Adam(space.parameters(), lr=maps_learning_rate)
+        pictures = frozen_pictures(train, "train")
+        rng = np.random.default_rng([seed, 0])
+        for _ in range(maps_epochs):
+            for batch in batches(rng):
+                step(pictures[batch], sounds[batch], for_maps)
+        curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
+    results = {"sounds": sounds, "val_sounds": val_sounds}
+    for epoch in range(len(curve), epochs + 1):
+        save_state(state, parts, {**results, "curve": [tuple(row) for row in curve]})
+        rng, losses = np.random.default_rng([seed, epoch]), []
+        for batch in progress(batches(rng), f"finetune: epoch {epoch}/{epochs}"):
             second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
             ids = [train[place] for place in batch]
             pictures = clip_pictures(encoder, clips, ids, second_parts, device)

@@ -7,10 +7,9 @@ Source: the schedule of the published results: Adam, learning rate halved at mil
 norm clipped, the contrast from a share of the epochs on.
 """
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from cace.localizer import Localizer
 from cace.losses import LossTerms, bece_floor, loss_terms, total
 from cace.metrics import Scores, score, segment_predictions
 from cace.params import ContrastForm, Guidance, Heads
+from cace.resuming import Stateful, load_state, save_state
 
 Curve = list[dict[str, float | int | None]]  # one entry an epoch
 CHOSEN_AT = 0.5  # θ at which epochs are compared, on val and on test
@@ -133,21 +133,25 @@ class Fitted(NamedTuple):
 
 
 class Best:
-    """The localizer of the epoch with the highest accuracy, the first of equals."""
+    """The checkpoint of the epoch with the highest accuracy, the first of equals."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, chosen_on: str) -> None:
+        self.path, self.chosen_on = path, chosen_on
         self.accuracy = -1.0
 
-    def see(self, localizer: Localizer, accuracy: float, epoch: int) -> None:
-        """Keeps a copy where it is the best so far."""
+    def see(self, localizer: Localizer, accuracy: float, about: dict[str, Any]) -> None:
+        """Writes the checkpoint where it is the best so far."""
         if accuracy > self.accuracy:
-            self.localizer, self.accuracy, self.epoch = copy.deepcopy(localizer), accuracy, epoch
+            chosen = {"chosen_on": self.chosen_on, "accuracy": accuracy}
+            checkpoints.save(self.path, localizer, {**about, **chosen})
+            self.accuracy = accuracy
 
 
 def fit(
     store: FeatureStore,
     into: Path,
     *,
+    state: Path,
     seed: int,
     design: Design,
     objective: Objective,
@@ -157,7 +161,10 @@ def fit(
 ) -> Fitted:
     """Trains one localizer and writes `best.pt`, `published.pt` and `last.pt` under `into`.
 
-    Raises: UserError where the loss is not finite; nothing is written then.
+    state: a file that is written after every epoch. Where it is there already, training goes on
+        after its last epoch, to the same numbers as if it had never stopped; the arguments must be
+        the same.
+    Raises: UserError where the loss is not finite.
     """
     torch.manual_seed(seed)
     train, val, test = (Split(store, name, device, silenced) for name in SPLITS)
@@ -166,21 +173,50 @@ def fit(
     schedule = torch.optim.lr_scheduler.MultiStepLR(
         optimizer, objective.milestones, objective.decay
     )
+    about = {
+        "categories": list(store.categories),
+        "encoders": store.provenance["encoders"],
+        "frames": store.provenance["settings"],
+        "grid": list(store.grid),
+        "segments": store.labels.shape[1],
+        "seed": seed,
+        "silenced": silenced,
+    }
+
+    def contrast_on(epoch: int) -> bool:
+        return design.bece and epoch >= objective.contrast_start * objective.epochs
+
     name = into.name
     curve: Curve = []
     test_curve: Curve = []
-    best, published = Best(), Best()
-    bar = tqdm(range(objective.epochs), desc=f"train {name}", position=bar_position, disable=None)
+    best, published = Best(into / "best.pt", "val"), Best(into / "published.pt", "test")
+    parts: dict[str, Stateful] = {
+        "localizer": localizer,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
+    if state.exists() and best.path.exists() and published.path.exists():
+        kept = load_state(state, parts)
+        curve, test_curve = kept["curve"], kept["test_curve"]
+        best.accuracy, published.accuracy = kept["best"], kept["published"]
+    bar = tqdm(
+        range(len(curve), objective.epochs),
+        desc=f"train {name}",
+        initial=len(curve),
+        total=objective.epochs,
+        position=bar_position,
+        disable=None,
+    )
     for epoch in bar:
-        localizer.contrast_on = design.bece and epoch >= objective.contrast_start * objective.epochs
+        localizer.contrast_on = contrast_on(epoch)
         learning_rate = float(schedule.get_last_lr()[0])
         means = train_one_epoch(localizer, train, optimizer, objective, where=f"{name}, {epoch=}")
         schedule.step()
         on_val, on_test = (
             evaluate(localizer, split, objective.batch_size, CHOSEN_AT)[0] for split in (val, test)
         )
-        best.see(localizer, on_val.accuracy, epoch)
-        published.see(localizer, on_test.accuracy, epoch)
+        best.see(localizer, on_val.accuracy, {**about, "epoch": epoch})
+        published.see(localizer, on_test.accuracy, {**about, "epoch": epoch})
         curve.append(
             {
                 "epoch": epoch,
@@ -192,24 +228,15 @@ def fit(
             }
         )
         test_curve.append({"epoch": epoch, "test_accuracy": on_test.accuracy})
+        results = {"curve": curve, "test_curve": test_curve}
+        accuracies = {"best": best.accuracy, "published": published.accuracy}
+        save_state(state, parts, {**results, **accuracies})
         if bar.disable and (epoch + 1) % max(1, objective.epochs // 10) == 0:
             shown = f"loss {means['loss']:.3f}, val accuracy {on_val.accuracy:.3f}"
             print(f"train {name}: epoch {epoch + 1}/{objective.epochs}, {shown}", flush=True)
-    about = {
-        "categories": list(store.categories),
-        "encoders": store.provenance["encoders"],
-        "frames": store.provenance["settings"],
-        "grid": list(store.grid),
-        "segments": store.labels.shape[1],
-        "seed": seed,
-        "silenced": silenced,
-    }
-    for file, kept, chosen in (
-        ("best.pt", best, {"chosen_on": "val", "accuracy": best.accuracy}),
-        ("published.pt", published, {"chosen_on": "test", "accuracy": published.accuracy}),
-    ):
-        checkpoints.save(into / file, kept.localizer, {**about, "epoch": kept.epoch, **chosen})
-    checkpoints.save(into / "last.pt", localizer, {**about, "epoch": epoch})
+    last = objective.epochs - 1
+    localizer.contrast_on = contrast_on(last)
+    checkpoints.save(into / "last.pt", localizer, {**about, "epoch": last})
     return Fitted(curve, test_curve)
 
 

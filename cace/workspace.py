@@ -7,9 +7,13 @@ DVC empties a stage's outs before it runs it, so unfinished work lives in
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +49,28 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
+def worker_processes(count: int) -> ProcessPoolExecutor:
+    """Processes for parallel work, which end with this one even where it is killed.
+
+    They are started anew, not forked: a worker inherits no threads and no open files.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(
+        count, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent: an orphan would go on and hold memory and cores."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextlib.contextmanager
 def scratch(stage: str, *identity: Any) -> Iterator[Path]:
     """A folder that belongs to this stage with these inputs, locked; found again after a kill.
@@ -70,7 +96,7 @@ def publish(finished: Path, out: Path) -> None:
     finished.replace(out)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Writes a whole file or nothing: a temporary name in the same folder, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

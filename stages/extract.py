@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from cace.annotations import load_annotations
 from cace.clips import ClipStore
 from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
-from cace.encoders.visual import visual_encoder
+from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.errors import UserError, run
 from cace.extraction import convert_features, extract_features
@@ -28,35 +29,44 @@ PUBLISHED = {
 
 
 def main() -> None:
-    """Encodes, or converts."""
+    """Encodes with the encoder that `finetune` wrote, or converts."""
     params = load_params()
     if params.encoders is None or params.extract is None:
         convert()
-    else:
-        encode(params.encoders, params.extract)
-
-
-def encode(encoders: EncodersParams, settings: ExtractParams) -> None:
-    """Loads both encoders, and writes data/features.h5."""
-    clips = ClipStore(CLIPS)
-    device = choose_device()
+        return
     saved = torch.load(expect_file(ENCODER, made_by="finetune"), weights_only=True)
-    if saved["name"] != encoders.visual:
+    if saved["name"] != params.encoders.visual:
         raise UserError(
-            f"{ENCODER}: expected {encoders.visual}, got {saved['name']}; run `dvc repro finetune`"
+            f"{ENCODER}: expected {params.encoders.visual}, got {saved['name']}; "
+            f"run `dvc repro finetune`"
         )
     visual = visual_encoder(saved["name"], "none")
     load_into(visual, saved["state_dict"], where=str(ENCODER))
+    about = {
+        "name": saved["name"],
+        "weights": saved["weights"],
+        "finetuned_epochs": saved["finetune"]["epochs"],
+    }
+    encode(visual, about, params.encoders, params.extract, FEATURES)
+
+
+def encode(
+    visual: VisualEncoder,
+    about: dict[str, Any],
+    encoders: EncodersParams,
+    settings: ExtractParams,
+    out: Path,
+) -> None:
+    """Writes a store of all clips.
+
+    about: of the visual encoder, for the store's provenance.
+    """
+    clips = ClipStore(CLIPS)
+    device = choose_device()
     audio = audio_encoder(encoders.audio, encoders.audio_weights)
-    epochs = saved["finetune"]["epochs"]
     provenance = {
         "encoders": {
-            "visual": {
-                "name": saved["name"],
-                "weights": saved["weights"],
-                "finetuned_epochs": epochs,
-                "sha256": fingerprint(visual),
-            },
+            "visual": {**about, "sha256": fingerprint(visual)},
             "audio": {
                 "name": encoders.audio,
                 "weights": encoders.audio_weights,
@@ -64,9 +74,9 @@ def encode(encoders: EncodersParams, settings: ExtractParams) -> None:
             },
         },
         "settings": {**clips.settings, "precision": settings.precision},
+        "clips_sha256": clips.fingerprint(),
     }
-    shards = {path.name: sha256(path) for path in sorted(clips.folder.iterdir())}
-    with scratch("extract", shards, provenance, settings.batch_size) as work:
+    with scratch("extract", provenance, settings.batch_size) as work:
         extract_features(
             clips,
             visual.to(device),
@@ -76,7 +86,7 @@ def encode(encoders: EncodersParams, settings: ExtractParams) -> None:
             device=device,
             provenance=provenance,
         )
-        publish(work / "features.h5", FEATURES)
+        publish(work / "features.h5", out)
     print(f"extract: {json.dumps(provenance['encoders'])}")
 
 

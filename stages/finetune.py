@@ -19,7 +19,7 @@ from cace.encoders.weights import fingerprint
 from cace.errors import UserError, run
 from cace.finetuning import Epoch, finetune
 from cace.params import EncodersParams, FinetuneParams, load_params
-from cace.workspace import write_atomically, write_json
+from cace.workspace import scratch, write_atomically, write_json
 
 ENCODER = Path("data/models/visual_encoder.pt")
 CURVE, METRICS = Path("metrics/finetune.csv"), Path("metrics/finetune.json")
@@ -50,7 +50,18 @@ def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams) -> None
     pretrained = fingerprint(encoder)
     train, val = (clips_only_in(clips, split) for split in ("train", "val"))
     audio = audio_encoder(encoders.audio, encoders.audio_weights).to(device)
-    curve = finetune(encoder, audio, clips, train, val, **settings.model_dump(), device=device)
+    inputs = clips.fingerprint(), pretrained, fingerprint(audio)
+    with scratch("finetune", inputs, settings.model_dump()) as work:
+        curve = finetune(
+            encoder,
+            audio,
+            clips,
+            train,
+            val,
+            state=work / "state.pt",
+            **settings.model_dump(),
+            device=device,
+        )
     content = {
         "name": encoders.visual,
         "weights": encoders.visual_weights,

@@ -1,8 +1,5 @@
 """DVC stage: train the localizer, once per seed, and the two one-modality baselines."""
 
-import multiprocessing
-import shutil
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +11,7 @@ from cace.errors import run
 from cace.features import FeatureStore
 from cace.params import Params, load_params
 from cace.training import UNIMODAL, Design, Fitted, Objective, Silenced, fit
-from cace.workspace import publish, scratch, workers, write_atomically, write_json
+from cace.workspace import publish, scratch, worker_processes, workers, write_atomically, write_json
 
 FEATURES = Path("data/features.h5")
 
@@ -30,12 +27,12 @@ class Job(NamedTuple):
 def main() -> None:
     """Trains all, writes the models, their curves, and what the val split says."""
     params = load_params()
-    FeatureStore(FEATURES)  # fails here, before any process starts
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed, None) for seed in seeds]
     jobs += [Job(name, seeds[0], silenced) for name, silenced in UNIMODAL.items()]
-    with scratch("train", Path.cwd().as_posix()) as work:
-        fitted = train_all(jobs, FEATURES, work / "localizer", params)
+    identity = params.model_dump(mode="json", exclude={"data", "evaluate", "ablations"})
+    with scratch("train", FeatureStore(FEATURES).provenance, identity) as work:
+        fitted = train_all(jobs, FEATURES, work, params)
         for seed in seeds:
             one = fitted[f"seed-{seed}"]
             for folder, curve in (("curves", one.curve), ("test_curves", one.test_curve)):
@@ -58,17 +55,18 @@ def main() -> None:
     )
 
 
-def train_all(jobs: list[Job], features: Path, models: Path, params: Params) -> dict[str, Fitted]:
-    """Side by side with one thread each on a CPU, one after the other on a GPU."""
-    shutil.rmtree(models, ignore_errors=True)  # a killed run's, whatever its settings were
+def train_all(jobs: list[Job], features: Path, work: Path, params: Params) -> dict[str, Fitted]:
+    """Side by side with one thread each on a CPU, one after the other on a GPU.
+
+    Writes `work/localizer/<name>/`, and goes on with what an earlier call left in `work/state`.
+    """
     device = choose_device()
     if device.type == "cuda":
-        fitted = [train_one(job, features, models, params, device, position=0) for job in jobs]
+        fitted = [train_one(job, features, work, params, device, position=0) for job in jobs]
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers(), len(jobs)), mp_context=context) as pool:
+        with worker_processes(min(workers(), len(jobs))) as pool:
             running = [
-                pool.submit(train_one, job, features, models, params, device, position)
+                pool.submit(train_one, job, features, work, params, device, position)
                 for position, job in enumerate(jobs)
             ]
             fitted = [job.result() for job in running]
@@ -76,14 +74,15 @@ def train_all(jobs: list[Job], features: Path, models: Path, params: Params) -> 
 
 
 def train_one(
-    job: Job, features: Path, models: Path, params: Params, device: torch.device, position: int
+    job: Job, features: Path, work: Path, params: Params, device: torch.device, position: int
 ) -> Fitted:
     """One localizer, from settings to checkpoints."""
     torch.set_num_threads(1)
     guidance, bece, train = params.guidance, params.bece, params.train
     return fit(
         FeatureStore(features),
-        models / job.name,
+        work / "localizer" / job.name,
+        state=work / "state" / f"{job.name}.pt",
         seed=job.seed,
         design=Design(
             guidance=guidance.mode,

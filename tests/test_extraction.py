@@ -115,6 +115,12 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
     assert clips.read == 1
 
 
+def test_a_journal_without_its_store_counts_for_nothing(tmp_path):
+    whole = extract(tmp_path / "f.h5").path.read_bytes()
+    (tmp_path / "f.h5").unlink()
+    assert extract(tmp_path / "f.h5").path.read_bytes() == whole
+
+
 def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
     class Loud(NumberedClips):
         def sound(self, id_):

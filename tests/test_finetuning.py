@@ -1,4 +1,6 @@
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cace import finetuning
 from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
@@ -76,7 +79,11 @@ class ColouredClips(ClipStore):
         return np.tile(self.colours[int(id_)].astype(np.float32), (10, 1))
 
 
-def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0):
+def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state=None):
+    if state is None:
+        with TemporaryDirectory() as folder:
+            state = Path(folder) / "state.pt"
+            return finetune_colours(seed, learning_rate, epochs, maps_epochs, state)
     torch.manual_seed(0)
     encoder = VisualEncoder(nn.Conv2d(3, 6, 1), 6, (0.5,) * 3, (0.5,) * 3)
     curve = finetune(
@@ -85,6 +92,7 @@ def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0):
         ColouredClips(48),
         [str(k) for k in range(32)],
         [str(k) for k in range(32, 48)],
+        state=state,
         epochs=epochs,
         maps_epochs=maps_epochs,
         batch_size=16,
@@ -109,6 +117,28 @@ def test_finetuning_is_the_same_for_the_same_seed():
     (one, encoder), (two, again) = finetune_colours(), finetune_colours()
     assert one == two
     assert torch.equal(encoder.body.weight, again.body.weight)
+
+
+@pytest.mark.parametrize("killed_in", [1, 3])
+def test_a_killed_finetuning_goes_on_to_the_same_numbers(tmp_path, monkeypatch, killed_in):
+    whole_curve, whole = finetune_colours(epochs=4, maps_epochs=2)
+    original, calls = finetuning.progress, []
+
+    def killed(items, what, **options):
+        calls.append(what)
+        if what == f"finetune: epoch {killed_in}/4":
+            raise KeyboardInterrupt
+        return original(items, what, **options)
+
+    monkeypatch.setattr(finetuning, "progress", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_colours(epochs=4, maps_epochs=2, state=tmp_path / "state.pt")
+    monkeypatch.setattr(finetuning, "progress", lambda i, w, **o: calls.append(w) or original(i, w))
+    calls.clear()
+    curve, encoder = finetune_colours(epochs=4, maps_epochs=2, state=tmp_path / "state.pt")
+    assert calls[0] == f"finetune: epoch {killed_in}/4"
+    assert curve == whole_curve
+    assert torch.equal(encoder.body.weight, whole.body.weight)
 
 
 def test_no_epochs_pass_the_encoder_through():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cace import checkpoints
+from cace import checkpoints, training
 from cace.errors import UserError
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
@@ -39,8 +39,9 @@ def store(tmp_path_factory):
 def train(store, into, seed=0, silenced=None, **changes):
     objective = OBJECTIVE._replace(**changes)
     return fit(
-        store, into, seed=seed, design=DESIGN, objective=objective, device=CPU, silenced=silenced
-    )
+        store, into, state=into.parent / "state" / into.name, seed=seed, design=DESIGN,
+        objective=objective, device=CPU, silenced=silenced,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,44 @@ def test_the_same_seed_gives_the_same_bytes(store, models, tmp_path):
     train(store, tmp_path / "again")
     for name in ("best.pt", "last.pt"):
         assert (tmp_path / "again" / name).read_bytes() == (models / "seed-0" / name).read_bytes()
+
+
+@pytest.mark.parametrize("epochs_before", [1, 3])
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    store, models, curve, tmp_path, monkeypatch, epochs_before
+):
+    calls = iter(range(epochs_before))
+    whole = training.train_one_epoch
+
+    def killed(*arguments, **named):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(training, "train_one_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, tmp_path / "seed-0")
+    monkeypatch.setattr(training, "train_one_epoch", whole)
+    torch.rand(7)  # the random state comes from the file
+    fitted = train(store, tmp_path / "seed-0")
+    pd.testing.assert_frame_equal(pd.DataFrame(fitted.curve).astype(float), curve.astype(float))
+    for name in ("best.pt", "published.pt", "last.pt"):
+        assert (tmp_path / "seed-0" / name).read_bytes() == (models / "seed-0" / name).read_bytes()
+
+
+def test_a_finished_training_is_not_done_again(store, models, tmp_path, monkeypatch):
+    train(store, tmp_path / "seed-0")
+    (tmp_path / "seed-0/last.pt").unlink()
+    monkeypatch.setattr(training, "train_one_epoch", None)
+    train(store, tmp_path / "seed-0")
+    assert (tmp_path / "seed-0/last.pt").read_bytes() == (models / "seed-0/last.pt").read_bytes()
+
+
+def test_a_state_whose_checkpoints_are_gone_counts_for_nothing(store, models, tmp_path):
+    train(store, tmp_path / "seed-0")
+    (tmp_path / "seed-0/best.pt").unlink()
+    train(store, tmp_path / "seed-0")
+    assert (tmp_path / "seed-0/best.pt").read_bytes() == (models / "seed-0/best.pt").read_bytes()
 
 
 def test_another_seed_gives_other_weights(models):

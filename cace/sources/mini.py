@@ -7,10 +7,8 @@ In order: the categories, what happens in a clip, its picture, its sound, and `r
 writes the set. Objects are in drawings.py, sounds in sounds.py.
 """
 
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
 from math import pi, sin
@@ -27,7 +25,7 @@ from cace.annotations import SEGMENTS, SPLITS
 from cace.sources import drawings, sounds
 from cace.sources.drawings import Colour, Pen
 from cace.sources.sounds import SAMPLE_RATE, Sound
-from cace.workspace import progress, write_atomically
+from cace.workspace import progress, worker_processes, write_atomically
 
 
 class Category(NamedTuple):
@@ -282,8 +280,7 @@ def render(
         for clip in progress(missing, "download: clips rendered"):
             write(clip)
     else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(missing)), mp_context=spawn) as pool:
+        with worker_processes(min(workers, len(missing))) as pool:
             done = pool.map(write, missing)
             for _ in progress(done, "download: clips rendered", total=len(missing)):
                 pass
