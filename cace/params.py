@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,7 +29,10 @@ AudioEncoderName = Literal["cnn14", "logmel"]
 
 # The sections of each file that a stage in dvc.yaml tracks.
 PARAMS_SECTIONS = ("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate")
-PROFILE_SECTIONS = ("download", "decode", "encoders", "finetune", "extract", "train")
+PROFILE_SECTIONS = (
+    *("download", "decode", "encoders", "finetune", "extract", "train"),
+    "ablations",  # ablations/dvc.yaml tracks it
+)
 
 # Sections of the profile that stay empty, as the source leaves the stage nothing to set.
 NOTHING_TO_SET = {
@@ -41,6 +45,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _once_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("expected each seed once")
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once_each)
+]
 
 
 class Section(BaseModel):
@@ -149,7 +164,7 @@ class LocalizerParams(Section):
 class TrainParams(Section):
     """Optimizer and schedule of the localizer."""
 
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Seeds
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -157,12 +172,12 @@ class TrainParams(Section):
     decay: Annotated[float, Field(gt=0, le=1)]
     max_grad_norm: Positive
 
-    @field_validator("seeds")
-    @classmethod
-    def _once_each(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("expected each seed once")
-        return seeds
+
+class AblationsParams(Section):
+    """The length of a cell of the ablations, in the place of the section train's."""
+
+    epochs: Count
+    seeds: Seeds
 
 
 class EvaluateParams(Section):
@@ -185,6 +200,7 @@ class Params(Section):
     localizer: LocalizerParams
     train: TrainParams
     evaluate: EvaluateParams
+    ablations: AblationsParams
 
 
 def load_params(root: Path = Path()) -> Params:
@@ -223,6 +239,22 @@ def load_params(root: Path = Path()) -> Params:
         return Params.model_validate(merged)
     except ValidationError as error:
         raise UserError(_explain(error, params, profile_file)) from None
+
+
+def changed(params: Params, changes: dict[str, dict[str, Any]], where: str) -> Params:
+    """The settings with some of their values replaced, checked again.
+
+    Raises: UserError that names `where` and the key.
+    """
+    merged = params.model_dump(by_alias=True)
+    for section, values in changes.items():
+        merged[section] = {**merged.get(section, {}), **values}
+    try:
+        return Params.model_validate(merged)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise UserError(f"{where}: {name}: {problem['msg']}, got {problem['input']!r}") from None
 
 
 def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:

@@ -95,10 +95,11 @@ def test_an_override_changes_nothing_but_its_line(tmp_path, file):
 
 def test_the_stages_track_exactly_the_known_sections():
     profile, ours = set(), set()
-    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
-        for entry in stage["params"]:
-            if isinstance(entry, dict):
-                profile.update(entry["profiles/${data.source}.yaml"])
-            else:
-                ours.add(entry)
+    for file in (ROOT / "dvc.yaml", ROOT / "ablations/dvc.yaml"):
+        for stage in yaml.safe_load(file.read_text())["stages"].values():
+            for entry in stage["params"]:
+                if isinstance(entry, dict):
+                    profile.update(entry.get("profiles/${data.source}.yaml", ()))
+                else:
+                    ours.add(entry)
     assert (ours, profile) == (set(PARAMS_SECTIONS), set(PROFILE_SECTIONS))

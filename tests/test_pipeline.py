@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,10 @@ train:
   - 1
   decay: 0.5
   max_grad_norm: 0.5
+ablations:
+  epochs: 1
+  seeds:
+  - 0
 """
 
 
@@ -199,6 +204,26 @@ def test_a_users_folder_runs_and_its_files_stay_his(project, tmp_path):
     for file in (clips / "AVE").iterdir():
         assert file.stat().st_nlink == 1
         assert os.access(file, os.W_OK)
+
+
+def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
+    project.run("dvc", "repro", "ablations/dvc.yaml:train@random")
+    cells = project.folder / "data/ablations/cells"
+    cell = json.loads((cells / "random.json").read_text())
+    assert cell["encoders"]["visual"]["weights"] == "none"
+    assert cell["epochs"] == 1
+    # The other cells take as long each: the same file stands for them.
+    for name in yaml.safe_load((ROOT / "ablations/params.yaml").read_text())["cells"]:
+        if name != "random":
+            shutil.copy(cells / "random.json", cells / f"{name}.json")
+    project.run("python", "-m", "ablations.tables")
+    tables = project.json("metrics/ablations/tables.json")
+    (random, _, _), accuracy = tables["table_3"], cell["test"]["accuracy"]
+    assert (random["test"]["accuracy"], random["paper"]) == (accuracy, 80.8)
+    lines = (project.folder / "metrics/ablations/tables.md").read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith("| w/o More Efficient Encoders"))
+    cells_of_row = [text.strip() for text in row.split("|")]
+    assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.2f}"]
 
 
 def test_inspect_draws_what_the_pipeline_sees(project):

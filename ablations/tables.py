@@ -1,0 +1,172 @@
+"""DVC stage of the ablations: the cells as the paper's tables, its figures beside them."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cace.errors import run
+from cace.params import load_params
+from cace.workspace import expect_file, write_atomically, write_json
+
+CLIP_SOURCES = ("mini", "folder", "ave")
+
+
+class Row(NamedTuple):
+    """A row of the paper and the cell that stands for it."""
+
+    label: str
+    cell: str | dict[str, str]  # by source, where only some sources have it
+    paper: float | None = None  # percent, on AVE
+
+
+class Table(NamedTuple):
+    """A table of the paper, or ours where its rows have no figure of the paper."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+TABLES = {
+    "table_1": Table(
+        "Table 1: co-guidance attention, without contrast enhancement",
+        (
+            Row("w/o AVCA", "none", 78.26),
+            Row("w/ AVCA-Visual-only: sound guides vision", "audio", 78.83),
+            Row("w/ AVCA-Audio-only: vision guides sound", "visual", 77.23),
+            Row("w/ AVCA", "both", 80.30),
+        ),
+    ),
+    "table_2": Table(
+        "Table 2: background-event contrast enhancement, with co-guidance attention",
+        (
+            Row("w/o BECE", "both", 80.30),
+            Row("w/ BECE λ = 0.2", "lambda_02", 80.25),
+            Row("w/ BECE λ = 0.4", "lambda_04", 80.65),
+            Row("w/ BECE λ = 0.6", "both_bece", 80.80),
+            Row("w/ BECE λ = 0.8", "lambda_08", 80.10),
+            Row("w/ BECE λ = 0.6, for both heads", "both_heads", 80.65),
+        ),
+    ),
+    "table_3": Table(
+        "Table 3: encoders and fine-tuning (mini, folder: an untrained, a pretrained and a "
+        "fine-tuned visual encoder)",
+        (
+            Row(
+                "w/o More Efficient Encoders",
+                {"released": "both_bece", "mini": "random", "folder": "random"},
+                80.80,
+            ),
+            Row("with More Efficient Encoders", dict.fromkeys(CLIP_SOURCES, "pretrained"), 81.56),
+            Row(
+                "with More Efficient Encoders + Fine-tuning",
+                dict.fromkeys(CLIP_SOURCES, "both_bece"),
+                82.36,
+            ),
+        ),
+    ),
+    "table_4": Table(
+        "Table 4: overview; without AVCA, sound alone guides vision",
+        (
+            Row("-", "audio", 78.83),
+            Row("BECE", "audio_bece", 78.93),
+            Row("AVCA", "both", 80.30),
+            Row("AVCA, BECE", "both_bece", 80.80),
+            Row("AVCA, BECE, Efficient Encoder", dict.fromkeys(CLIP_SOURCES, "both_bece"), 82.36),
+        ),
+    ),
+    "contrast": Table(
+        "The contrast at other temperatures τ, and with the sum over positives outside the "
+        "logarithm (supcon)",
+        tuple(
+            Row(f"{form}, τ = {tau}", cell)
+            for form, tau, cell in (
+                ("paper", 0.01, "both_bece"),
+                ("paper", 0.07, "paper_tau_007"),
+                ("paper", 0.2, "paper_tau_02"),
+                ("supcon", 0.01, "supcon_tau_001"),
+                ("supcon", 0.07, "supcon_tau_007"),
+                ("supcon", 0.2, "supcon_tau_02"),
+            )
+        ),
+    ),
+}
+
+
+def main() -> None:
+    """Writes metrics/ablations/tables.json and tables.md."""
+    source = load_params().data.source
+    cells = Path("data/ablations/cells")
+    results = {
+        path.stem: json.loads(path.read_text())
+        for path in expect_file(cells, made_by="ablations/dvc.yaml").glob("*.json")
+    }
+    gathered: dict[str, Any] = {"source": source}
+    parts = [f"# Ablations on {source}", ABOUT]
+    for name, (title, rows) in TABLES.items():
+        entries = [entry(row, source, results) for row in rows]
+        gathered[name] = entries
+        parts += [f"## {title}", markdown(entries)]
+    write_json(Path("metrics/ablations/tables.json"), gathered)
+    write_atomically(Path("metrics/ablations/tables.md"), "\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+ABOUT = """\
+Segment accuracy on test, percent. Honest: the epoch chosen on val, mean ± deviation over seeds.
+Published protocol: the best epoch on test, mean ± deviation over seeds. Paper: on AVE, one seed, \
+best epoch on
+test. Excess: of the contrast over its floor after the last epoch; gradient: its share of the \
+gradient's norm there."""
+
+
+def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
+    """One row of a table; without figures where this source has no such cell."""
+    cell = row.cell if isinstance(row.cell, str) else row.cell.get(source)
+    start = {"row": row.label, "cell": cell, "paper": row.paper}
+    if cell is None:
+        assert isinstance(row.cell, dict)
+        return {**start, "not_run": f"runs with data.source {' or '.join(row.cell)}"}
+    result = results[cell]
+    if "not_run" in result:
+        return {**start, "not_run": result["not_run"]}
+    test = {name: result["test"][name] for name in ("accuracy", "accuracy_std", "seeds")}
+    shared = {name: result[name] for name in ("published", "contrast", "encoders", "epochs")}
+    return {**start, "test": test, **shared}
+
+
+def markdown(entries: list[dict[str, Any]]) -> str:
+    """A table that people read."""
+    table = pd.DataFrame([columns(entry) for entry in entries]).fillna("")
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+def columns(entry: dict[str, Any]) -> dict[str, str]:
+    """An entry as text."""
+    shown = {"row": entry["row"], "cell": entry["cell"] or "", "honest": "", "published": ""}
+    paper = "" if entry["paper"] is None else f"{entry['paper']:.2f}"
+    if "not_run" in entry:
+        return {**shown, "honest": f"not run: {entry['not_run']}", "paper": paper}
+    test, published, contrast = entry["test"], entry["published"], entry["contrast"]
+    visual = entry["encoders"]["visual"]
+    off = contrast["excess"] is None
+    return {
+        **shown,
+        "honest": percent(test["accuracy"], test["accuracy_std"]),
+        "published": percent(published["mean"], published["std"]),
+        "paper": paper,
+        "excess": "" if off else f"{contrast['excess']:.4f}",
+        "gradient": "" if off else f"{contrast['gradient']:.1%}",
+        "visual encoder": f"{visual['name']}, {visual['weights']}"
+        + (f", fine-tuned {epochs} epochs" if (epochs := visual.get("finetuned_epochs")) else ""),
+    }
+
+
+def percent(mean: float, deviation: float | None) -> str:
+    """Mean and, over several seeds, deviation."""
+    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""DVC stage of the ablations: train and score one cell."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cace.device import choose_device
+from cace.errors import UserError, run
+from cace.evaluation import evaluate_seeds, summary
+from cace.features import FeatureStore
+from cace.params import Params, changed, load_params
+from cace.training import Fitted, Split
+from cace.workspace import expect_file, scratch, write_json
+from stages.train import Job, train_all
+
+CELLS = Path("ablations/params.yaml")
+
+
+def main() -> None:
+    """Trains all seeds of the cell, and writes both protocols and what the contrast did."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cell", help=f"a name under `cells` in {CELLS}")
+    cell = parser.parse_args().cell
+    params = settings(cell)
+    out = Path(f"data/ablations/cells/{cell}.json")
+    features = Path("data/features.h5")
+    if (own := Path("data/ablations") / cell).is_dir():
+        features = own / "features.h5"
+        if not features.exists():
+            write_json(out, {"not_run": (own / "not_run.txt").read_text().strip()})
+            return
+    store = FeatureStore(features)
+    jobs = [Job(f"seed-{seed}", seed, None) for seed in params.train.seeds]
+    identity = params.model_dump(mode="json", exclude={"data", "evaluate", "ablations"})
+    with scratch("ablations", store.provenance, identity) as work:
+        fitted = train_all(jobs, features, work, params)
+        test = Split(store, "test", choose_device())
+        runs = evaluate_seeds(
+            test,
+            work / "localizer",
+            threshold=params.evaluate.threshold,
+            batch_size=params.train.batch_size,
+        )
+    write_json(
+        out,
+        {
+            "epochs": params.train.epochs,
+            "encoders": store.provenance["encoders"],
+            **summary(test, runs, params.evaluate.threshold),
+            "contrast": contrast_at_the_end(list(fitted.values())),
+        },
+    )
+
+
+def settings(cell: str) -> Params:
+    """params.yaml and the profile, with the changes of the cell and the ablations' own length."""
+    ablations = yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
+    if cell not in ablations["cells"]:
+        raise UserError(f"{CELLS}: expected one of {', '.join(ablations['cells'])}, got {cell!r}")
+    params = load_params()
+    length = {"train": params.ablations.model_dump()}
+    for changes in (length, ablations["base"], ablations["cells"][cell]):
+        params = changed(params, changes, where=f"{CELLS}, {cell}")
+    return params
+
+
+def contrast_at_the_end(fitted: list[Fitted]) -> dict[str, float | None]:
+    """Means over seeds of the last epoch's excess and share of the gradient; None: it was off."""
+    last: list[dict[str, Any]] = [one.curve[-1] for one in fitted]
+    return {
+        name: None if last[0][key] is None else float(np.mean([row[key] for row in last]))
+        for name, key in (("excess", "contrast_excess"), ("gradient", "contrast_gradient"))
+    }
+
+
+if __name__ == "__main__":
+    run(main)
