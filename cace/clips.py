@@ -161,6 +161,8 @@ class ClipStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if (folder / "labels.npy").exists():
+            raise UserError(f"{folder}: holds labels and no clips, for source released has none")
         settings = json.loads(expect_file(folder / "store.json", made_by="decode").read_text())
         self.fps: int = settings["fps"]
         self.settings: dict[str, Any] = settings

@@ -84,6 +84,8 @@ def scratch(stage: str, *identity: Any) -> Iterator[Path]:
     # The lock waits for an orphan of a killed run, or for a second run that wants the same.
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)
+        for half_written in folder.rglob(".*.tmp"):
+            half_written.unlink()
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 

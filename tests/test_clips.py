@@ -88,6 +88,12 @@ def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
         decode_clips(tmp_path, ANNOTATIONS, tmp_path, **HOW, workers=1)
 
 
+def test_a_store_of_labels_alone_is_refused(tmp_path):
+    (tmp_path / "labels.npy").touch()
+    with pytest.raises(UserError, match="holds labels and no clips, for source released has none"):
+        ClipStore(tmp_path)
+
+
 def test_a_missing_store_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"store.json: not there; run `dvc repro decode`"):
         ClipStore(tmp_path)

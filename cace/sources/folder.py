@@ -31,12 +31,16 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
 
 
 def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
-    """Copies annotation files and clips. Never a hard link: DVC makes its files read-only."""
+    """Copies annotation files and clips that are not there yet.
+
+    Never a hard link: DVC makes its files read-only.
+    """
     (into / "AVE").mkdir(parents=True, exist_ok=True)
     for name in ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS)):
         copy_file(folder / name, into / name)
     for path in progress(clips.values(), "download: clips taken"):
-        copy_file(path, into / "AVE" / path.name)
+        if not (into / "AVE" / path.name).exists():
+            copy_file(path, into / "AVE" / path.name)
 
 
 def copy_file(source: Path, target: Path) -> None:

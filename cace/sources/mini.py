@@ -270,8 +270,6 @@ def render(
     `clips` either: a larger set holds the smaller one.
     """
     (folder / "AVE").mkdir(parents=True, exist_ok=True)
-    for leftover in (folder / "AVE").glob(".*.tmp"):
-        leftover.unlink()
     size = _Frames(width, height, fps)
     cast = [_clip(index, seed, size) for index in range(clips)]
     missing = [clip for clip in cast if not _media_path(folder, clip).exists()]

@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from cace.errors import UserError
+from cace.workspace import publish, scratch, workers, write_atomically, write_json
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def begin(*identity, leave):
+    """Starts work, leaves files, and is killed."""
+    with pytest.raises(KeyboardInterrupt), scratch("decode", *identity) as work:
+        for name in leave:
+            (work / name).write_text("x")
+        raise KeyboardInterrupt
+
+
+def found(*identity):
+    with scratch("decode", *identity) as work:
+        return sorted(path.name for path in work.iterdir())
+
+
+def test_unfinished_work_is_found_again():
+    begin("a", {"fps": 4}, leave=["shard"])
+    assert found("a", {"fps": 4}) == ["shard"]
+
+
+def test_work_on_other_inputs_is_not_taken_for_it():
+    begin("a", {"fps": 4}, leave=["shard"])
+    assert found("a", {"fps": 8}) == []
+
+
+def test_finished_work_leaves_nothing():
+    with scratch("decode", "a") as work:
+        (work / "shard").write_text("x")
+    assert found("a") == []
+
+
+def test_half_written_files_are_no_work():
+    begin("a", leave=["shard", ".shard.123.tmp"])
+    assert found("a") == ["shard"]
+
+
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
+    for content in ("old", "new"):
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / content).write_text(content)
+        publish(tmp_path / "work", tmp_path / "out/clips")
+    assert [path.name for path in (tmp_path / "out/clips").iterdir()] == ["new"]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a", "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_number_that_json_lacks_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_the_number_of_workers_is_checked(monkeypatch):
+    monkeypatch.setenv("CACE_WORKERS", "two")
+    with pytest.raises(UserError, match="CACE_WORKERS: expected a number of processes >= 1, got"):
+        workers()
+
+
+PARENT = """
+import os, sys, time
+from cace.workspace import worker_processes
+if __name__ == "__main__":
+    with worker_processes(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True
+    )
+    worker = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while running(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not running(worker)
+
+
+def running(process):
+    """A process that nobody has asked for its exit status yet is ended all the same."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
