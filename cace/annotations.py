@@ -6,6 +6,7 @@ rows of it. A row is a sample; an id names a file. In AVE some ids stand in two 
 category each.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from cace.workspace import expect_file, write_json
 
 SEGMENTS = 10  # T: one-second segments of a clip
 SPLITS = ("train", "val", "test")
+HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
+SPLIT_SEED = 0
 PUBLISHED_KEY = "avadataset"  # the data set in AVE's published HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
@@ -97,6 +100,7 @@ class Line(NamedTuple):
 def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) -> Annotations:
     """Reads an AVE-layout folder; without `categories` they are numbered by first appearance.
 
+    Where none of the split files is there, splits are made (`make_splits`).
     Raises: UserError with every problem of the files, each with its line number.
     """
     problems: list[str] = []
@@ -183,6 +187,8 @@ def _read_splits(
                 f"stands in line {expected[key]} already"
             )
         expected[key] = line.number
+    if not any((folder / f"{split}Set.txt").exists() for split in SPLITS):
+        return make_splits(lines, problems)
     split_of: dict[tuple[str, str], str] = {}
     for split in SPLITS:
         for line in read_lines(folder / f"{split}Set.txt", problems):
@@ -200,6 +206,33 @@ def _read_splits(
         if key not in split_of
     ]
     return split_of
+
+
+def make_splits(lines: list[Line], problems: list[str]) -> dict[tuple[str, str], str]:
+    """Split of each (category, id): stratified by category, and by file, the same every time.
+
+    A category of fewer than three files is for training alone. A clip that is added later moves
+    few others.
+    """
+    category_of: dict[str, str] = {}
+    for line in lines:
+        category_of.setdefault(line.id, line.category)
+    files: dict[str, list[str]] = {}
+    for id_ in sorted(
+        category_of, key=lambda i: hashlib.sha256(f"{SPLIT_SEED} {i}".encode()).digest()
+    ):
+        files.setdefault(category_of[id_], []).append(id_)
+    split_of = dict.fromkeys(category_of, "train")
+    for ids in files.values():
+        held_out = max(1, round(HELD_OUT_SHARE * len(ids))) if len(ids) >= len(SPLITS) else 0
+        split_of.update(dict.fromkeys(ids[:held_out], "test"))
+        split_of.update(dict.fromkeys(ids[held_out : 2 * held_out], "val"))
+    if lines and "test" not in split_of.values():
+        problems.append(
+            f"Annotations.txt: expected a category with at least {len(SPLITS)} clips to make "
+            f"splits from, got none; add clips, or write trainSet.txt, valSet.txt, testSet.txt"
+        )
+    return {(line.category, line.id): split_of[line.id] for line in lines}
 
 
 def segment_labels(annotations: Annotations) -> Int[np.ndarray, "N T"]:

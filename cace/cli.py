@@ -7,8 +7,10 @@ from typing import NoReturn, get_args
 
 from cace import __version__
 from cace.annotations import SPLITS
-from cace.errors import run
+from cace.errors import listed, run
 from cace.params import Guidance
+from cace.sources.folder import INDEX, differences, find_clips, index_of, read_index
+from cace.workspace import write_atomically
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,6 +44,16 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
     inspect.set_defaults(command=_inspect)
+
+    index = commands.add_parser(
+        "index",
+        help="note a folder's clips, so that the pipeline notices when they change",
+        description=f"Writes {INDEX}: id, file, size and hash of every annotated clip of a folder "
+        "in the AVE layout. The pipeline depends on it: after a change of the folder, index it "
+        "again, and `dvc repro` takes the clips anew.",
+    )
+    index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
+    index.set_defaults(command=_index)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -80,6 +92,20 @@ def _inspect(options: argparse.Namespace) -> None:
         predictions = Path("data/predictions/test.csv")
         for file in inspect_clip(id_, clips, predictions, options.out / id_):
             print(file)
+
+
+def _index(options: argparse.Namespace) -> None:
+    from cace.annotations import read_annotations
+
+    annotations = read_annotations(options.folder)
+    clips = find_clips(options.folder, annotations)
+    index = index_of(clips)
+    changed = differences(read_index(INDEX), index) if INDEX.exists() else []
+    write_atomically(INDEX, index.to_csv(index=False))
+    print(f"{INDEX}: {len(index)} clips, {len(changed)} of them new, gone or changed")
+    if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
+        print(f"annotated, but without a file:{listed(missing)}")
+    print(f"`git add {INDEX}` keeps it")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

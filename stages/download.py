@@ -37,7 +37,7 @@ def main() -> None:
         with scratch("download", state(found)) as work:
             released.gather(found, work / "media")
             names = [f.name for f in released.FILES if (work / "media" / f.name).exists()]
-            publish_listed(work / "media", [{"file": name} for name in names])
+            publish_with(manifest(work / "media", [{"file": n} for n in names]), work / "media")
     else:
         path = users_folder(params)
         clips = folder.find_clips(
@@ -76,17 +76,24 @@ def finish(media: Path, params: Params) -> None:
     """Checks the annotations, lists the clips, and puts the folder in its place."""
     annotations = read_annotations(media, known_categories(params.data.source))
     clips = folder.find_clips(media, annotations)
-    publish_listed(media, [{"id": id_, "file": f"AVE/{f.name}"} for id_, f in clips.items()])
+    listed = manifest(media, [{"id": i, "file": f"AVE/{f.name}"} for i, f in clips.items()])
+    if params.data.source == "folder":
+        folder.expect_as_indexed(listed)
+    publish_with(listed, media)
 
 
-def publish_listed(media: Path, entries: list[dict[str, str]]) -> None:
-    """Writes the manifest, with size and hash of each entry's `file`, and publishes the folder."""
-    manifest = pd.DataFrame(
+def manifest(media: Path, entries: list[dict[str, str]]) -> pd.DataFrame:
+    """The entries with the size and hash of their `file`."""
+    return pd.DataFrame(
         {**entry, "bytes": file.stat().st_size, "sha256": sha256(file)}
         for entry in progress(entries, "download: hashes")
         for file in [media / entry["file"]]
     )
-    write_atomically(media / "manifest.csv", manifest.to_csv(index=False))
+
+
+def publish_with(listed: pd.DataFrame, media: Path) -> None:
+    """Writes the manifest into the folder, and puts the folder in its place."""
+    write_atomically(media / "manifest.csv", listed.to_csv(index=False))
     publish(media, Path("data/media"))
 
 

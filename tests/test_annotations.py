@@ -2,6 +2,7 @@ import pytest
 
 from cace.annotations import (
     AVE_CATEGORIES,
+    SPLITS,
     Annotations,
     Row,
     load_annotations,
@@ -85,6 +86,52 @@ def test_an_unknown_category_is_refused_where_the_source_knows_its_own(tmp_path)
     folder = write(tmp_path, rows, train=TRAIN.replace("Bark", "Quack"))
     with pytest.raises(UserError, match="line 1: category 'Quack' is not one of the 28"):
         read_annotations(folder, AVE_CATEGORIES)
+
+
+def test_some_split_files_without_the_others_are_refused(tmp_path):
+    (write(tmp_path) / "valSet.txt").unlink()
+    with pytest.raises(UserError, match="valSet.txt: not there"):
+        read_annotations(tmp_path)
+
+
+def without_splits(folder, sizes):
+    """Annotations of categories a, b, ... with so many clips each."""
+    rows = [
+        f"{chr(97 + category)}&{category}_{k:03}&good&0&{1 + k % 10}\n"
+        for category, size in enumerate(sizes)
+        for k in range(size)
+    ]
+    (folder / "Annotations.txt").write_text("".join(rows))
+    return read_annotations(folder).rows
+
+
+def test_missing_splits_are_made_in_each_category(tmp_path):
+    rows = without_splits(tmp_path, (40, 10, 3, 2))
+    counts = [
+        [sum(row.category == c and row.split == split for row in rows) for split in SPLITS]
+        for c in range(4)
+    ]
+    assert counts == [[32, 4, 4], [8, 1, 1], [1, 1, 1], [2, 0, 0]]
+
+
+def test_a_clip_added_later_moves_few_others(tmp_path):
+    before = {row.id: row.split for row in without_splits(tmp_path, (40,))}
+    after = {row.id: row.split for row in without_splits(tmp_path, (41,))}
+    assert sum(after[id_] != split for id_, split in before.items()) <= 2
+
+
+def test_a_file_that_stands_twice_is_in_one_split_alone(tmp_path):
+    rows = "".join(f"Bark&{k}&good&0&3\nCat&{k}&good&0&3\n" for k in range(20))
+    (tmp_path / "Annotations.txt").write_text(rows)
+    splits = {}
+    for row in read_annotations(tmp_path).rows:
+        splits.setdefault(row.id, set()).add(row.split)
+    assert all(len(of_file) == 1 for of_file in splits.values())
+
+
+def test_too_few_clips_to_make_splits_from_are_refused(tmp_path):
+    with pytest.raises(UserError, match="expected a category with at least 3 clips"):
+        without_splits(tmp_path, (2, 1))
 
 
 @pytest.mark.parametrize("id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x"])

@@ -5,10 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
-from cace.annotations import SPLITS, Annotations
-from cace.errors import UserError
-from cace.workspace import progress
+import pandas as pd
 
+from cace.annotations import SPLITS, Annotations
+from cace.errors import UserError, listed
+from cace.workspace import expect_file, progress, sha256
+
+INDEX = Path("data/index.csv")  # of the indexed folder, in git: `download` depends on it
+INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
 CONTAINERS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
@@ -37,10 +41,59 @@ def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
     """
     (into / "AVE").mkdir(parents=True, exist_ok=True)
     for name in ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS)):
-        copy_file(folder / name, into / name)
+        if (folder / name).exists():
+            copy_file(folder / name, into / name)
     for path in progress(clips.values(), "download: clips taken"):
         if not (into / "AVE" / path.name).exists():
             copy_file(path, into / "AVE" / path.name)
+
+
+def index_of(clips: dict[str, Path]) -> pd.DataFrame:
+    """Id, file name, size and hash of each clip, sorted by id."""
+    entries = [
+        {"id": id_, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        for id_, path in progress(sorted(clips.items()), "hashes")
+    ]
+    return pd.DataFrame(entries, columns=INDEX_COLUMNS)
+
+
+def read_index(path: Path) -> pd.DataFrame:
+    """What `cace index` wrote; without rows where no folder was indexed."""
+    index = pd.read_csv(
+        expect_file(path, made_by="download"), dtype={"id": str, "file": str}, keep_default_na=False
+    )
+    if tuple(index.columns) != INDEX_COLUMNS:
+        raise UserError(
+            f"{path}: expected the columns {', '.join(INDEX_COLUMNS)}, got "
+            f"{', '.join(index.columns)}; run `cace index FOLDER`"
+        )
+    return index
+
+
+def differences(indexed: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """What has changed in a folder since it was indexed, a line each."""
+    before, now = (table.set_index("id")["sha256"] for table in (indexed, found))
+    both = before.index.intersection(now.index)
+    return [
+        *(f"{id_}: added" for id_ in now.index.difference(before.index)),
+        *(f"{id_}: gone" for id_ in before.index.difference(now.index)),
+        *(f"{id_}: changed" for id_ in both[before[both] != now[both]]),
+    ]
+
+
+def expect_as_indexed(found: pd.DataFrame) -> None:
+    """Compares the clips with the index, where there is one.
+
+    Raises: UserError that lists what was added, is gone, or has changed.
+    """
+    index = read_index(INDEX)
+    if index.empty:
+        print("download: this folder is not indexed (`cace index FOLDER`): changes go unnoticed")
+    elif changed := differences(index, found):
+        raise UserError(
+            f"data.path: the folder has changed since it was indexed in {INDEX}:{listed(changed)}\n"
+            f"Run `cace index FOLDER`, or put the clips back"
+        )
 
 
 def copy_file(source: Path, target: Path) -> None:

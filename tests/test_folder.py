@@ -1,0 +1,101 @@
+"""A user's own folder: taken as it is, and noticed when it changes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cace.cli import main
+from cace.errors import UserError
+from cace.sources.folder import INDEX
+from stages import download
+
+ROOT = Path(__file__).parent.parent
+CLIPS = ("one.mp4", "two.mkv", "three.webm", "-four.mov", "five.avi")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A workspace whose source is a folder of five clips of one category."""
+    workspace, clips = tmp_path / "project", tmp_path / "clips"
+    shutil.copytree(ROOT / "profiles", workspace / "profiles")
+    (workspace / "data").mkdir()
+    shutil.copy(ROOT / INDEX, workspace / INDEX)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"] = {"source": "folder", "path": str(clips)}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    (clips / "AVE").mkdir(parents=True)
+    for name in CLIPS:
+        (clips / "AVE" / name).write_bytes(name.encode() * 100)
+    rows = "".join(f"Bark&{Path(name).stem}&good&0&5\n" for name in CLIPS)
+    (clips / "Annotations.txt").write_text(rows)
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    return clips
+
+
+def taken():
+    return {path.name: path.read_bytes() for path in Path("data/media/AVE").iterdir()}
+
+
+def test_clips_of_all_containers_are_taken_as_they_are(project):
+    download.main()
+    assert taken() == {path.name: path.read_bytes() for path in (project / "AVE").iterdir()}
+
+
+def test_a_folder_that_is_as_indexed_is_taken(project, capsys):
+    main(["index", str(project)])
+    assert "data/index.csv: 5 clips, 5 of them new" in capsys.readouterr().out
+    download.main()
+    assert "not indexed" not in capsys.readouterr().out
+
+
+def test_without_an_index_the_user_is_told_of_it(project, capsys):
+    download.main()
+    assert "this folder is not indexed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda clips: (clips / "AVE/one.mp4").write_text("x"), "one: changed"),
+        (lambda clips: (clips / "AVE/one.mp4").unlink(), "one: gone"),
+        (lambda clips: shutil.copy(clips / "AVE/one.mp4", clips / "AVE/six.mp4"), "six: added"),
+    ],
+)
+def test_a_change_after_indexing_is_named(project, change, message):
+    with (project / "Annotations.txt").open("a") as file:
+        file.write("Bark&six&good&0&5\n")
+    main(["index", str(project)])
+    change(project)
+    with pytest.raises(UserError, match=f"changed since it was indexed in .*\n  {message}\n"):
+        download.main()
+    assert not Path("data/media").exists()
+
+
+def test_an_annotated_clip_without_a_file_is_named(project, capsys):
+    (project / "AVE/two.mkv").unlink()
+    main(["index", str(project)])
+    assert "annotated, but without a file:\n  two\n" in capsys.readouterr().out
+
+
+def test_a_killed_download_leaves_no_half_file_to_be_taken(project, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    calls = iter(range(3))
+    copy_file = download.folder.copy_file
+
+    def killed(source, target):
+        if next(calls, None) is None:
+            target.with_name(f".{target.name}.1.tmp").write_text("half")
+            raise Killed
+        copy_file(source, target)
+
+    monkeypatch.setattr(download.folder, "copy_file", killed)
+    with pytest.raises(Killed):
+        download.main()
+    monkeypatch.setattr(download.folder, "copy_file", copy_file)
+    download.main()
+    assert set(taken()) == set(CLIPS)
