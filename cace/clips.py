@@ -4,6 +4,9 @@ A shard `shard-00012.h5` holds up to 32 clips: `id`, `frame` (JPEG bytes of all 
 the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, and how
 many seconds of picture and sound the file really held. `clips.csv` lists all clips, also the
 unusable ones with their reason; `annotations.json` the samples; `store.json` how it was made.
+
+Clips are decoded in processes of their own. One that takes too long, or takes its process down,
+is refused alone: decoders hang and crash in native code, where no exception reaches.
 """
 
 import hashlib
@@ -11,16 +14,19 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int16, UInt8
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from PIL import Image
 
 from cace.annotations import SEGMENTS, Annotations, load_annotations, save_annotations
@@ -29,7 +35,9 @@ from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
 from cace.workspace import expect_file, progress, sha256, write_atomically, write_json
 
 SHARD_CLIPS = 32
+CLIPS_AHEAD = 2 * SHARD_CLIPS  # on their way at once: bounds the memory of those that wait
 SOUND_SCALE = 32_767  # int16 of full scale
+PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
 
 
 class MediaFile(NamedTuple):
@@ -37,6 +45,15 @@ class MediaFile(NamedTuple):
 
     id: str
     file: str
+
+
+class CompressedClip(NamedTuple):
+    """A decoded clip as a shard holds it."""
+
+    jpegs: list[bytes]
+    sound: Int16[np.ndarray, " S"]
+    picture_seconds: float
+    sound_seconds: float
 
 
 def decode_clips(
@@ -50,6 +67,7 @@ def decode_clips(
     jpeg_quality: int,
     backend: str,
     min_seconds: float,
+    deadline_seconds: float,
     workers: int,
 ) -> pd.DataFrame:
     """Decodes every annotated clip into shards under `into`; finished shards are kept as they are.
@@ -68,20 +86,23 @@ def decode_clips(
     }
     shards = [files[i : i + SHARD_CLIPS] for i in range(0, len(files), SHARD_CLIPS)]
     names = [into / f"shard-{number:05}.h5" for number in range(len(shards))]
+    missing = {name: shard for name, shard in zip(names, shards, strict=True) if not name.exists()}
+    wanted = [file for shard in missing.values() for file in shard]
     # Not fork: a worker inherits no threads and no open files. It imports no torch, so it is light.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool:
-        jobs = [
-            pool.submit(decode_shard, name, media, shard, how)
-            for name, shard in zip(names, shards, strict=True)
-            if not name.exists()
-        ]
-        for job in progress(as_completed(jobs), "decode: shards", total=len(jobs)):
-            job.result()
+    pool = ProcessPool(min(workers, max(1, len(wanted))), context=context)
+    try:
+        decoded = _in_order(pool, media, wanted, how, deadline_seconds)
+        for name, shard in progress(missing.items(), "decode: shards", total=len(missing)):
+            _write_shard(name, shard, list(islice(decoded, len(shard))), SEGMENTS * fps)
+    finally:
+        pool.stop()  # an interrupted run does not wait for the clips on their way
+        pool.join()
     index = pd.concat([_shard_index(name) for name in names], ignore_index=True)
     write_atomically(into / "clips.csv", index.to_csv(index=False))
     save_annotations(into / "annotations.json", annotations)
-    write_json(into / "store.json", {**how, "sample_rate": SAMPLE_RATE, "segments": SEGMENTS})
+    made = {**how, "deadline_seconds": deadline_seconds}
+    write_json(into / "store.json", {**made, "sample_rate": SAMPLE_RATE, "segments": SEGMENTS})
     return index
 
 
@@ -93,32 +114,69 @@ def _media_files(media: Path, annotations: Annotations) -> list[MediaFile]:
     return [MediaFile(id_, file_of.get(id_, "")) for id_ in annotations.ids]
 
 
-def decode_shard(
-    target: Path, media: Path, files: Sequence[MediaFile], how: dict[str, Any]
+def _in_order(
+    pool: ProcessPool,
+    media: Path,
+    files: Sequence[MediaFile],
+    how: dict[str, Any],
+    deadline_seconds: float,
+) -> Iterator[CompressedClip | str]:
+    """Each clip, or the reason why it is refused; up to CLIPS_AHEAD of them are on their way."""
+    waiting: deque[ProcessFuture] = deque()
+    for _, file in files:
+        if len(waiting) == CLIPS_AHEAD:
+            yield _outcome(waiting.popleft(), deadline_seconds)
+        job = pool.schedule(_compress_clip, (media, file), how, timeout=deadline_seconds)
+        waiting.append(job)
+    while waiting:
+        yield _outcome(waiting.popleft(), deadline_seconds)
+
+
+def _outcome(job: ProcessFuture, deadline_seconds: float) -> CompressedClip | str:
+    try:
+        return job.result()
+    except UnusableClipError as error:
+        return str(error)
+    except FutureTimeoutError:
+        return f"not decoded within {deadline_seconds:g} s"
+    except ProcessExpired as error:
+        return f"the decoder died of it (exit code {error.exitcode})"
+
+
+def _compress_clip(media: Path, file: str, jpeg_quality: int, **options: Any) -> CompressedClip:
+    if not file:
+        raise UnusableClipError("no such file")
+    clip = decode_clip(media / file, seconds=SEGMENTS, **options)
+    return CompressedClip(
+        [_to_jpeg(frame, jpeg_quality) for frame in clip.frames],
+        np.rint(np.clip(clip.sound, -1, 1) * SOUND_SCALE).astype(np.int16),
+        clip.picture_seconds,
+        clip.sound_seconds,
+    )
+
+
+def _write_shard(
+    target: Path,
+    files: Sequence[MediaFile],
+    clips: Sequence[CompressedClip | str],
+    frame_count: int,
 ) -> None:
-    """Decodes some clips into one HDF5 file, whole or not at all."""
-    options = {key: value for key, value in how.items() if key != "jpeg_quality"}
-    frame_count = SEGMENTS * how["fps"]
+    """Writes some clips, or the reasons why they are refused, whole or not at all."""
     jpegs: list[bytes] = []
     offsets = np.zeros((len(files), frame_count + 1), np.int64)
     sound = np.zeros((len(files), SEGMENTS * SAMPLE_RATE), np.int16)
     reasons, seconds = [], np.zeros((len(files), 2))
     written = 0
-    for row, (_, name) in enumerate(files):
+    for row, clip in enumerate(clips):
         offsets[row] = written
-        try:
-            if not name:
-                raise UnusableClipError("no such file")
-            clip = decode_clip(media / name, seconds=SEGMENTS, **options)
-        except UnusableClipError as error:
-            reasons.append(str(error))
+        if isinstance(clip, str):
+            reasons.append(clip)
             continue
         reasons.append("")
-        encoded = [_to_jpeg(frame, how["jpeg_quality"]) for frame in clip.frames]
-        offsets[row, 1:] += np.cumsum([len(jpeg) for jpeg in encoded])
+        offsets[row, 1:] += np.cumsum([len(jpeg) for jpeg in clip.jpegs])
         written = offsets[row, -1]
-        jpegs += encoded
-        sound[row] = np.rint(np.clip(clip.sound, -1, 1) * SOUND_SCALE)
+        jpegs += clip.jpegs
+        sound[row] = clip.sound
         seconds[row] = clip.picture_seconds, clip.sound_seconds
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -143,15 +201,18 @@ def _to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
 
 def _shard_index(path: Path) -> pd.DataFrame:
     with h5py.File(path) as file:
+        usable = file["usable"][:]
+        picture, sound = file["picture_seconds"][:], file["sound_seconds"][:]
         return pd.DataFrame(
             {
                 "id": file["id"].asstr()[:],
                 "shard": path.name,
                 "row": np.arange(len(file["id"])),
-                "usable": file["usable"][:],
+                "usable": usable,
+                "padded": usable & (np.minimum(picture, sound) < SEGMENTS - PADDED_SECONDS),
                 "reason": file["reason"].asstr()[:],
-                "picture_seconds": file["picture_seconds"][:].round(3),
-                "sound_seconds": file["sound_seconds"][:].round(3),
+                "picture_seconds": picture.round(3),
+                "sound_seconds": sound.round(3),
             }
         )
 

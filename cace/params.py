@@ -100,6 +100,7 @@ class DecodeParams(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     backend: Literal["pyav", "decord"]
     min_seconds: Annotated[float, Field(gt=0, le=10)]
+    deadline_seconds: Positive
     max_bad_fraction: Share
 
 

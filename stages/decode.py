@@ -46,9 +46,13 @@ def decode(params: DecodeParams, categories: tuple[str, ...] | None, manifest: s
             )
         if len(bad):
             print(f"decode: left out {len(bad)} of {len(index)} clips:\n  {reasons}")
-        short = index["usable"] & (index[["picture_seconds", "sound_seconds"]].min(axis=1) < 9.99)
-        counts = {"clips": len(index), "used": len(index) - len(bad), "refused": len(bad)}
-        write_json(METRICS, {"decode": {**counts, "padded": int(short.sum())}})
+        counts = {
+            "clips": len(index),
+            "used": len(index) - len(bad),
+            "refused": len(bad),
+            "padded": int(index["padded"].sum()),
+        }
+        write_json(METRICS, {"decode": counts})
         publish(clips, CLIPS)
 
 

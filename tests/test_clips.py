@@ -1,3 +1,8 @@
+import multiprocessing
+import os
+import threading
+import time
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -15,6 +20,7 @@ HOW = {
     "jpeg_quality": 90,
     "backend": "pyav",
     "min_seconds": 9.0,
+    "deadline_seconds": 60.0,
 }
 ROWS = (Row("good", 0, 2, 9, "train"), Row("lost", 0, 0, 4, "val"), Row("html", 1, 0, 9, "test"))
 ANNOTATIONS = Annotations(("Bark", "Flute"), ROWS)
@@ -69,6 +75,62 @@ def test_decoding_twice_gives_the_same_bytes(media, store, tmp_path):
     decode_clips(media, ANNOTATIONS, tmp_path, **HOW, workers=2)
     for file in store.folder.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.fixture
+def stuck(media, tmp_path):
+    """Three clips, the second of them a named pipe: opening it waits for a writer."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes on this platform")
+    names = ["first", "stuck", "last"]
+    for name in ("first", "last"):
+        (tmp_path / name).symlink_to(media / "AVE/good.mp4")
+    os.mkfifo(tmp_path / "stuck")
+    pd.DataFrame({"id": names, "file": names}).to_csv(tmp_path / "manifest.csv", index=False)
+    return tmp_path, Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+
+
+def test_a_clip_that_hangs_is_refused_at_its_deadline_and_the_run_goes_on(stuck, tmp_path):
+    index = decode_clips(*stuck, tmp_path, **{**HOW, "deadline_seconds": 3.0}, workers=1)
+    assert index["usable"].tolist() == [True, False, True]
+    assert index["reason"][1] == "not decoded within 3 s"
+
+
+def test_a_clip_that_takes_its_process_down_is_refused_alone(stuck, tmp_path):
+    def kill_the_reader():
+        with (stuck[0] / "stuck").open("wb"):  # returns once the decoder has opened the other end
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    killer = threading.Thread(target=kill_the_reader)
+    killer.start()
+    index = decode_clips(*stuck, tmp_path, **HOW, workers=1)
+    killer.join()
+    assert index["usable"].tolist() == [True, False, True]
+    assert index["reason"][1] == "the decoder died of it (exit code -9)"
+
+
+def test_a_run_that_fails_does_not_wait_for_the_clips_on_their_way(stuck, tmp_path, monkeypatch):
+    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.clips._write_shard", lambda *_: 1 / 0)
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        decode_clips(*stuck, tmp_path, **HOW, workers=1)
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - started < HOW["deadline_seconds"] / 2
+
+
+def test_a_clip_that_lacks_a_tenth_of_a_second_is_flagged_as_padded(tmp_path):
+    write_video(tmp_path / "whole.mp4", frames=249, sound=tone())  # a frame less is not padding
+    write_video(tmp_path / "short.mp4", frames=240, sound=tone())
+    write_video(tmp_path / "refused.mp4", frames=200, sound=tone())
+    names = ["whole", "short", "refused"]
+    files = pd.DataFrame({"id": names, "file": [f"{name}.mp4" for name in names]})
+    files.to_csv(tmp_path / "manifest.csv", index=False)
+    data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+    index = decode_clips(tmp_path, data, tmp_path, **HOW, workers=1)
+    assert index["padded"].tolist() == [False, True, False]
+    assert index["picture_seconds"].tolist() == [9.96, 9.6, 0]
 
 
 def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):

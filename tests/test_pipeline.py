@@ -34,6 +34,7 @@ decode:
   jpeg_quality: 90
   backend: pyav
   min_seconds: 9.0
+  deadline_seconds: 120.0
   max_bad_fraction: 0.05
 encoders:
   visual: efficientnet_lite0
