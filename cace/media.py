@@ -1,11 +1,13 @@
 """A clip's frames and waveform, from a video file in one pass.
 
-Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. Sound is decoded
-at its own rate, averaged over its channels, placed by timestamp and resampled with soxr: FFmpeg's
-own resampler makes float mono 3 dB too loud.
+Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. They are turned
+and stretched as a player does it. Sound is decoded at its own rate, averaged over its channels,
+placed by timestamp and resampled with soxr: FFmpeg's own resampler makes float mono 3 dB too loud.
+docs/clips.md lists what becomes of each kind of clip.
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +37,14 @@ class Clip(NamedTuple):
 
     frames: UInt8[np.ndarray, "F H W 3"]  # RGB, fps a second
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
-    picture_seconds: float  # how much of it the file really holds; the rest repeats the last frame
+    picture_seconds: float  # how much of it the file holds; the rest repeats the nearest frame
     sound_seconds: float  # likewise; the rest is silence
+
+
+class _Picture(NamedTuple):
+    frame: av.VideoFrame
+    at_seconds: float
+    pixel_aspect: Fraction  # width over height of a pixel
 
 
 class _Sound(NamedTuple):
@@ -57,8 +65,8 @@ def decode_clip(
 ) -> Clip:
     """The first `seconds` of a clip: frames scaled to `short_side` and cropped, 32 kHz sound.
 
-    Raises: UnusableClipError with the reason: no picture or sound track, damaged, or ends before
-        `min_seconds`.
+    Raises: UnusableClipError with the reason: no picture or sound track, damaged, or less than
+        `min_seconds` of either.
     """
     times = np.arange(seconds * fps) / fps
     picker = _FramePicker(times, short_side, crop)
@@ -68,26 +76,23 @@ def decode_clip(
             if isinstance(item, _Sound):
                 pieces.append(item)
             else:
-                picker.see(*item)
+                picker.see(item)
+        if backend == "decord":
+            frames, begin, end = _decode_with_decord(path, times, short_side, crop)
+        else:
+            frames, begin, end = picker.finish()
     except av.error.FFmpegError as error:
         raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
-    if backend == "decord":
-        frames, picture_seconds = _decode_with_decord(path, times, short_side, crop)
-    else:
-        frames, picture_seconds = picker.finish()
+    picture_seconds = max(0.0, min(end, seconds) - max(begin, 0.0))
     sound, sound_seconds = _join(pieces, seconds)
     for what, there in (("picture", picture_seconds), ("sound", sound_seconds)):
         if there < min_seconds:
-            raise UnusableClipError(
-                f"{what} ends at {there:.2f} s, expected at least {min_seconds:g} s"
-            )
-    return Clip(frames, sound, min(picture_seconds, seconds), min(sound_seconds, seconds))
+            raise UnusableClipError(f"{there:.2f} s of {what}, expected at least {min_seconds:g} s")
+    return Clip(frames, sound, picture_seconds, sound_seconds)
 
 
-def _decode(
-    path: Path, seconds: int, picture: bool
-) -> Iterator[tuple[av.VideoFrame, float] | _Sound]:
-    """Frames with their time in seconds, and pieces of sound, in the order of the file."""
+def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sound]:
+    """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
     with av.open(str(path)) as container:
         video, audio = container.streams.best("video"), container.streams.best("audio")
         if not isinstance(video, av.VideoStream):
@@ -97,26 +102,33 @@ def _decode(
         # One thread a clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"
         video.codec_context.thread_count = 1
+        aspect = video.sample_aspect_ratio or Fraction(1)
         start = (container.start_time or 0) / av.time_base
+        time_zero = {audio.index: start, video.index: start}
+        if container.format.name == "avi":
+            # AVI stores no times: FFmpeg's are late by the frames that wait for B-frames. The
+            # first frame is the start.
+            del time_zero[video.index]
         streams = [video, audio] if picture else [audio]
         unfinished = {stream.index for stream in streams}
         for packet in container.demux(streams):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
-                raise UnusableClipError(f"damaged {packet.stream.type} data") from error
+                what = "picture" if packet.stream is video else "sound"
+                raise UnusableClipError(f"damaged {what} data") from error
             for frame in frames:
                 if not isinstance(frame, av.AudioFrame | av.VideoFrame) or frame.time is None:
                     continue
-                if frame.time - start > seconds:
+                at = frame.time - time_zero.setdefault(packet.stream.index, frame.time)
+                if at > seconds:
                     unfinished.discard(packet.stream.index)
-                    continue
-                if isinstance(frame, av.AudioFrame):
-                    yield _to_mono(frame, frame.time - start)
+                elif isinstance(frame, av.AudioFrame):
+                    yield _to_mono(frame, at)
                 elif frame.is_corrupt:
                     raise UnusableClipError("damaged picture data")
                 else:
-                    yield frame, frame.time - start
+                    yield _Picture(frame, at, aspect)
             if not unfinished:  # the rest of a long video is not wanted
                 return
 
@@ -138,28 +150,30 @@ class _FramePicker:
     def __init__(self, times: np.ndarray, short_side: int, crop: int) -> None:
         self.times, self.short_side, self.crop = times, short_side, crop
         self.kept: list[np.ndarray] = []
-        self.shown: av.VideoFrame | None = None
-        self.shown_at = 0.0
+        self.shown: _Picture | None = None
+        self.begin = 0.0
         self.longest = 0.0
         self.reformatter = VideoReformatter()
 
-    def see(self, frame: av.VideoFrame, at: float) -> None:
+    def see(self, picture: _Picture) -> None:
         """Takes the next frame in the order of time."""
-        if self.shown is not None:
-            self._keep_until(at)
-            self.longest = max(self.longest, at - self.shown_at)
-        self.shown, self.shown_at = frame, at
+        if self.shown is None:
+            self.begin = picture.at_seconds
+        else:
+            self._keep_until(picture.at_seconds)
+            self.longest = max(self.longest, picture.at_seconds - self.shown.at_seconds)
+        self.shown = picture
 
-    def finish(self) -> tuple[np.ndarray, float]:
-        """All frames, the last one repeated; and how many seconds of picture there were."""
+    def finish(self) -> tuple[np.ndarray, float, float]:
+        """All frames, the last one repeated; and from when to when there was a picture."""
         if self.shown is None:
             raise UnusableClipError("no frame in the picture track")
         # The last frame lasts as long as one of the others.
-        base = self.shown.time_base
-        last = float(self.shown.duration * base) if self.shown.duration and base else self.longest
-        end = self.shown_at + last
+        last = self.shown.frame
+        base = last.time_base
+        lasts = float(last.duration * base) if last.duration and base else self.longest
         self._keep_until(np.inf)
-        return np.stack(self.kept), end
+        return np.stack(self.kept), self.begin, self.shown.at_seconds + lasts
 
     def _keep_until(self, next_at: float) -> None:
         assert self.shown is not None
@@ -171,16 +185,19 @@ class _FramePicker:
                 image = self._scale(self.shown)
             self.kept.append(image)
 
-    def _scale(self, frame: av.VideoFrame) -> np.ndarray:
+    def _scale(self, picture: _Picture) -> np.ndarray:
+        frame = picture.frame
         turns = round(frame.rotation / 90) % 4
-        width, height = _scaled_size(frame.width, frame.height, self.short_side)
+        width, height = _scaled_size(
+            frame.width * picture.pixel_aspect, frame.height, self.short_side
+        )
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
         ).to_ndarray()
         return _crop(np.rot90(image, turns), self.crop)
 
 
-def _scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def _scaled_size(width: int | Fraction, height: int, short_side: int) -> tuple[int, int]:
     """Width and height with the short side as asked, as torchvision's Resize rounds them."""
     if width <= height:
         return short_side, int(short_side * height / width)
@@ -193,33 +210,34 @@ def _crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _join(pieces: list[_Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
-    """Pieces of sound placed by time and resampled, silence elsewhere; and where the sound ends."""
+    """Pieces of sound placed by time and resampled, silence elsewhere; how long they last."""
     if not pieces:
         raise UnusableClipError("no sound in the sound track")
     rate = pieces[0].rate
     if any(piece.rate != rate for piece in pieces):
         raise UnusableClipError("the sampling rate changes within the sound track")
     track = np.zeros(seconds * rate, np.float32)
-    position = end = 0
+    held = np.zeros(len(track), bool)
+    position: int | None = None
     for piece in pieces:
         stamped = round(piece.start_seconds * rate)
-        if end == 0 or abs(stamped - position) > CONTIGUOUS_SECONDS * rate:
+        if position is None or abs(stamped - position) > CONTIGUOUS_SECONDS * rate:
             position = stamped
-        samples = piece.samples[max(0, -position) :]
-        begin = max(0, position)
-        room = track[begin : begin + len(samples)]
-        room[:] = samples[: len(room)]
+        begin, end = (
+            min(max(0, at), len(track)) for at in (position, position + len(piece.samples))
+        )
+        track[begin:end] = piece.samples[begin - position : end - position]
+        held[begin:end] = True
         position += len(piece.samples)
-        end = max(end, position)
     sound = track if rate == SAMPLE_RATE else soxr.resample(track, rate, SAMPLE_RATE, "HQ")
     expected = seconds * SAMPLE_RATE
     sound = np.pad(sound[:expected], (0, max(0, expected - len(sound))))
-    return sound, end / rate
+    return sound, held.sum() / rate
 
 
 def _decode_with_decord(
     path: Path, times: np.ndarray, short_side: int, crop: int
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float, float]:
     """Frames through decord, by its timestamps; it is wrong on clips with an edit list."""
     try:
         import decord
@@ -244,4 +262,4 @@ def _decode_with_decord(
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         small = reformatter.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
         scaled.append(_crop(small.to_ndarray(), crop))
-    return np.stack(scaled)[back], float(stamps[-1, 1] - start)
+    return np.stack(scaled)[back], 0.0, float(stamps[-1, 1] - start)

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from cace.annotations import Annotations, Row
 from cace.clips import SHARD_CLIPS, ClipStore, decode_clips
 from cace.errors import UserError
+from tests.kinds import KINDS
 from tests.videos import read_counter, tone, write_video
 
 HOW = {
@@ -131,6 +133,21 @@ def test_a_clip_that_lacks_a_tenth_of_a_second_is_flagged_as_padded(tmp_path):
     index = decode_clips(tmp_path, data, tmp_path, **HOW, workers=1)
     assert index["padded"].tolist() == [False, True, False]
     assert index["picture_seconds"].tolist() == [9.96, 9.6, 0]
+
+
+@pytest.mark.slow
+def test_every_kind_of_clip_is_accounted_for(tmp_path):
+    for kind in KINDS:
+        kind.make(tmp_path / kind.file)
+    names = [kind.file for kind in KINDS]
+    pd.DataFrame({"id": names, "file": names}).to_csv(tmp_path / "manifest.csv", index=False)
+    data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+    index = decode_clips(tmp_path, data, tmp_path, **HOW, workers=2)
+    assert index["id"].tolist() == names
+    for kind, clip in zip(KINDS, index.itertuples(), strict=True):
+        assert clip.usable == (kind.result in ("used", "padded")), clip
+        assert clip.padded == (kind.result == "padded"), clip
+        assert clip.usable or re.search(kind.result, clip.reason), clip
 
 
 def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):

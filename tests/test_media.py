@@ -1,10 +1,15 @@
+import re
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
-from tests.videos import read_counter, tone, write_video
+from tests.kinds import KINDS, Kind, at_rate
+from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 
 SIZE = (128, 96)
 
@@ -79,35 +84,62 @@ def test_a_portrait_clip_is_cropped_to_its_middle(tmp_path):
     assert counters(decode(path), (96, 128))[:20] == [int(k * 25 / 16) for k in range(20)]
 
 
-def damaged(kind, tmp_path):
-    path = tmp_path / "a.mp4"
-    if kind == "html":
-        path.write_text("<html>Quota exceeded</html>")
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "silent":
-        write_video(path)
-    elif kind == "blind":
-        write_video(path, sound=tone(), picture=False)
-    elif kind == "short":
-        write_video(path, frames=125, sound=tone())
-    elif kind == "cut":
-        write_video(path, sound=tone())
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path
+def by_file(kinds):
+    return [
+        pytest.param(kind, id=kind.file, marks=[pytest.mark.slow] if kind.slow else [])
+        for kind in kinds
+    ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("html", "not decodable"),
-        ("empty", "not decodable"),
-        ("cut", "not decodable"),
-        ("silent", "no sound track"),
-        ("blind", "no picture track"),
-        ("short", "picture ends at 5.00 s, expected at least 9 s"),
-    ],
-)
-def test_an_unusable_clip_says_why(tmp_path, kind, reason):
-    with pytest.raises(UnusableClipError, match=reason):
-        decode(damaged(kind, tmp_path))
+USED = [kind for kind in KINDS if kind.result in ("used", "padded")]
+REFUSED = [kind for kind in KINDS if kind not in USED]
+
+
+@pytest.mark.parametrize("kind", by_file(USED))
+def test_a_clip_shows_the_right_frames_and_sounds_at_the_right_time(tmp_path, kind: Kind):
+    kind.make(tmp_path / kind.file)
+    clip = decode(tmp_path / kind.file)
+    upright = [np.rot90(frame, -kind.turned // 90) for frame in clip.frames]
+    assert [read_counter(frame, *kind.size) for frame in upright] == (kind.frames or at_rate(25))
+
+    source = sweep(10, SAMPLE_RATE, channels=1, start=kind.sound_at)[0]
+    held = slice(int(max(0, kind.sound_at) * SAMPLE_RATE), int(clip.sound_seconds * SAMPLE_RATE))
+    late, level = offset_and_level(clip.sound[held], source[held])
+    assert abs(late) <= SAMPLE_RATE / 1000  # the clock of mp4's edit lists and of mkv ticks in ms
+    assert level == pytest.approx(1, abs=0.01)
+
+    lacks = 10 - min(clip.picture_seconds, clip.sound_seconds)
+    assert (lacks > 0.1) == (kind.result == "padded")
+
+
+@pytest.mark.parametrize("kind", by_file(REFUSED))
+def test_an_unusable_clip_says_why(tmp_path, kind: Kind):
+    kind.make(tmp_path / kind.file)
+    with pytest.raises(UnusableClipError, match=kind.result):
+        decode(tmp_path / kind.file)
+
+
+def test_the_documented_kinds_are_the_tested_ones():
+    page = (Path(__file__).parent.parent / "docs/clips.md").read_text()
+    rows = re.findall(r"^\| (?!kind of clip|---)([^|]+?) \|", page, re.MULTILINE)
+    # test_clips.py tests the last two.
+    assert sorted(rows) == sorted(
+        {kind.row for kind in KINDS} | {"hangs the decoder", "crashes it"}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ten_seconds_of_4k_take_less_than_a_gigabyte(tmp_path):
+    write_video(tmp_path / "4k.mp4", frames=300, fps=30, size=(3840, 2160), sound=tone())
+    program = """
+import re, sys
+from pathlib import Path
+from cace.media import decode_clip
+decode_clip(Path(sys.argv[1]), seconds=10, fps=16, short_side=232, crop=224)
+# Not getrusage: a process inherits the peak of the one that started it.
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "4k.mp4")]
+    peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert int(peak) * 1024 < 1e9

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import av
 import numpy as np
+from scipy.signal import correlate
 
-BITS = 10
+BITS = 11
+FAST = {
+    "libx264": {"preset": "ultrafast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "16"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "10", "crf": "20", "svtav1-params": "lp=1"},  # 12 writes broken files
+}
 
 
 def draw_counter(number: int, width: int, height: int) -> np.ndarray:
-    """A frame with the number in binary: ten grey or white columns in its middle half."""
+    """A frame with the number in binary: eleven grey or white columns in its middle half."""
     frame = np.full((height, width, 3), 30, np.uint8)
     left, step = width // 4, width // 2 // BITS
     for bit in range(BITS):
@@ -35,25 +43,40 @@ def write_video(
     path: Path,
     *,
     frames: int = 250,
+    first: int = 0,
     fps: Fraction | int = 25,
     size: tuple[int, int] = (128, 96),
     times: Sequence[float] | None = None,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rotation: int = 0,
+    aspect: Fraction | int = 1,
     sound: np.ndarray | None = None,
     rate: int = 48_000,
+    sound_codec: str = "aac",
     sound_start: float = 0.0,
     picture: bool = True,
+    muxer: dict[str, str] | None = None,
 ) -> Path:
-    """Frame k shows k, at `times[k]` or k / fps seconds; sound is [channels, samples] or none."""
+    """Frame k shows first + k, at `times[k]` or k / fps seconds; sound is [channels, samples].
+
+    rotation: degrees counterclockwise by which a player turns the picture.
+    aspect: width of a pixel over its height.
+    """
     clock = Fraction(1, 90_000)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=muxer or {}) as container:
         if picture:
-            video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
+            video = container.add_stream(codec, rate=fps, options=FAST.get(codec, {}))
             video.width, video.height = size
-            video.pix_fmt, video.time_base = "yuv420p", clock
-            video.codec_context.time_base = clock
+            video.pix_fmt = pixels
+            if path.suffix != ".avi":  # its clock is the frame rate
+                video.time_base = video.codec_context.time_base = clock
+            video.codec_context.sample_aspect_ratio = Fraction(aspect)
+            if rotation:
+                video.set_display_rotation(rotation)
         if sound is not None:
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
-            audio = container.add_stream("aac", rate=rate, layout=layout)
+            audio = container.add_stream(sound_codec, rate=rate, layout=layout)
             audio.bit_rate = 96_000 * len(sound)
             block = av.AudioFrame.from_ndarray(sound.astype(np.float32), "fltp", layout)
             block.sample_rate, block.time_base = rate, Fraction(1, rate)
@@ -61,7 +84,7 @@ def write_video(
             container.mux([*audio.encode(block), *audio.encode(None)])
         if picture:
             for number in range(frames):
-                frame = av.VideoFrame.from_ndarray(draw_counter(number, *size), "rgb24")
+                frame = av.VideoFrame.from_ndarray(draw_counter(first + number, *size), "rgb24")
                 at = times[number] if times is not None else number / fps
                 frame.pts, frame.time_base = round(at / clock), clock
                 container.mux(video.encode(frame))
@@ -73,3 +96,17 @@ def tone(seconds: float = 10.0, rate: int = 48_000, channels: int = 2, hz: float
     """A sine of amplitude 0.5, the same in all channels."""
     wave = 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
     return np.tile(wave, (channels, 1))
+
+
+def sweep(seconds: float = 10.0, rate: int = 48_000, channels: int = 2, start: float = 0.0):
+    """A tone that rises by 100 Hz a second from `start` on: no two moments sound alike."""
+    time = np.arange(round(seconds * rate)) / rate - start
+    wave = 0.5 * np.sin(2 * np.pi * (300 + 50 * time) * time) * (time >= 0)
+    return np.tile(wave, (channels, 1))
+
+
+def offset_and_level(sound: np.ndarray, source: np.ndarray) -> tuple[int, float]:
+    """How many samples `sound` is late against its source, and how loud it is beside it."""
+    late = int(correlate(sound, source).argmax()) - (len(source) - 1)
+    there = np.roll(source, late)
+    return late, float(sound @ there / (there @ there))
