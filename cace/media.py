@@ -1,13 +1,12 @@
 """A clip's frames and waveform, from a video file in one pass.
 
-Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. They are turned
-and stretched as a player does it. Sound is decoded at its own rate, averaged over its channels,
-placed by timestamp and resampled with soxr: FFmpeg's own resampler makes float mono 3 dB too loud.
-docs/clips.md lists what becomes of each kind of clip.
+Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. They are turned as
+a player does it, but not stretched, as no published features are. Sound is decoded at its own
+rate, averaged over its channels, placed by timestamp and resampled with soxr: FFmpeg's own
+resampler makes float mono 3 dB too loud. docs/clips.md lists what becomes of each kind of clip.
 """
 
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +43,6 @@ class Clip(NamedTuple):
 class _Picture(NamedTuple):
     frame: av.VideoFrame
     at_seconds: float
-    pixel_aspect: Fraction  # width over height of a pixel
 
 
 class _Sound(NamedTuple):
@@ -102,7 +100,6 @@ def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sou
         # One thread a clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"
         video.codec_context.thread_count = 1
-        aspect = video.sample_aspect_ratio or Fraction(1)
         start = (container.start_time or 0) / av.time_base
         time_zero = {audio.index: start, video.index: start}
         if container.format.name == "avi":
@@ -128,7 +125,7 @@ def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sou
                 elif frame.is_corrupt:
                     raise UnusableClipError("damaged picture data")
                 else:
-                    yield _Picture(frame, at, aspect)
+                    yield _Picture(frame, at)
             if not unfinished:  # the rest of a long video is not wanted
                 return
 
@@ -182,22 +179,19 @@ class _FramePicker:
             if self.times[len(self.kept)] + SAME_TIME_SECONDS >= next_at:
                 break
             if image is None:
-                image = self._scale(self.shown)
+                image = self._scale(self.shown.frame)
             self.kept.append(image)
 
-    def _scale(self, picture: _Picture) -> np.ndarray:
-        frame = picture.frame
+    def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         turns = round(frame.rotation / 90) % 4
-        width, height = _scaled_size(
-            frame.width * picture.pixel_aspect, frame.height, self.short_side
-        )
+        width, height = _scaled_size(frame.width, frame.height, self.short_side)
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
         ).to_ndarray()
         return _crop(np.rot90(image, turns), self.crop)
 
 
-def _scaled_size(width: int | Fraction, height: int, short_side: int) -> tuple[int, int]:
+def _scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height with the short side as asked, as torchvision's Resize rounds them."""
     if width <= height:
         return short_side, int(short_side * height / width)

@@ -194,7 +194,12 @@ KINDS = (
     rotated(90),
     rotated(180),
     rotated(270),
-    Kind("pixels that are not square", "wide.mp4", video(size=(132, 132), aspect=Fraction(4, 3))),
+    Kind(
+        "pixels that are not square",
+        "wide.mp4",
+        video(size=(132, 132), aspect=Fraction(4, 3)),
+        size=(132, 132),
+    ),
     Kind(SOUNDS, "mono.mp4", video(sound=sweep(channels=1))),
     Kind(SOUNDS, "surround.mkv", video(sound=sweep(channels=6), sound_codec="flac")),
     Kind(SOUNDS, "8khz.mp4", video(sound=sweep(rate=8_000), rate=8_000)),
