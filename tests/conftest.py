@@ -5,8 +5,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
+
+from tests.project import Project
 
 torch.set_num_threads(1)
 
@@ -17,3 +20,12 @@ SHAPED = [
     if "jaxtyping" in path.read_text()
 ]
 install_import_hook(SHAPED, "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """After `dvc repro`, committed. Tests leave it so."""
+    project = Project(tmp_path_factory.mktemp("project") / "cace")
+    project.run("dvc", "repro")
+    project.commit("run")
+    return project

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -14,107 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.project import Project
+
 ROOT = Path(__file__).parent.parent
-NOT_COPIED = (".git", ".venv", ".work", "tmp", "cache", "__pycache__", "inspect", "*.egg-info")
-STAGE_OUTPUTS = ("data/media", "data/clips", "data/features.h5", "data/models", "data/predictions")
-# A fresh project knows no run; metrics of ours are no metrics of its own.
-NOT_KEPT = ("dvc.lock", "metrics")
-
-SMALL = """\
-download:
-  clips: 15
-  seed: 0
-  width: 96
-  height: 72
-  fps: 4
-decode:
-  fps: 2
-  short_side: 68
-  crop: 64
-  jpeg_quality: 90
-  backend: pyav
-  min_seconds: 9.0
-  deadline_seconds: 120.0
-  max_bad_fraction: 0.05
-encoders:
-  visual: efficientnet_lite0
-  visual_weights: imagenet
-  audio: logmel
-  audio_weights: none
-finetune:
-  epochs: 1
-  maps_epochs: 2
-  batch_size: 4
-  learning_rate: 1.0e-4
-  maps_learning_rate: 1.0e-3
-  dimensions: 16
-  symmetric: true
-  seed: 0
-extract:
-  batch_size: 20
-  precision: float32
-train:
-  epochs: 2
-  batch_size: 4
-  learning_rate: 7.0e-4
-  milestones:
-  - 1
-  decay: 0.5
-  max_grad_norm: 0.5
-ablations:
-  epochs: 1
-  seeds:
-  - 0
-"""
-
-
-class Project:
-    """A copy of this project in a repository of its own, with very small data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        for name in (*STAGE_OUTPUTS, *NOT_KEPT):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        (folder / "profiles/mini.yaml").write_text(SMALL)
-        (folder / "profiles/folder.yaml").write_text(
-            SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
-        )
-        self.run("git", "init", "-q", "-b", "main")
-        self.commit("start")
-
-    def run(self, *command: str, fails: bool = False) -> str:
-        """Runs a command in the project; returns what it printed."""
-        environment = {key: v for key, v in os.environ.items() if not key.startswith("DVC_")} | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "CACE_WORKERS": "2",
-            "DVC_SITE_CACHE_DIR": str(self.folder.parent / f"{self.folder.name}-site"),
-            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t",
-            "GIT_COMMITTER_EMAIL": "t@t",
-        }  # fmt: skip
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        text = done.stdout + done.stderr
-        assert (done.returncode != 0) == fails, text
-        return text
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "-m", message)
-
-    def json(self, name: str):
-        return json.loads((self.folder / name).read_text())
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """After `dvc repro`, committed."""
-    project = Project(tmp_path_factory.mktemp("project") / "cace")
-    project.run("dvc", "repro")
-    project.commit("run")
-    return project
 
 
 @pytest.fixture
@@ -248,7 +148,7 @@ def test_inspect_of_an_unknown_clip_fails_with_one_message(project):
     [
         ("decode", "data/media/manifest.csv: not there; run `dvc repro download`"),
         ("finetune", "data/clips/store.json: not there; run `dvc repro decode`"),
-        ("extract", "data/clips/store.json: not there; run `dvc repro decode`"),
+        ("extract", "data/models/visual_encoder.pt: not there; run `dvc repro finetune`"),
         ("train", "data/features.h5: not there; run `dvc repro extract`"),
         ("evaluate", "data/features.h5: not there; run `dvc repro extract`"),
     ],

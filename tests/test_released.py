@@ -20,7 +20,7 @@ from cace.features import FeatureStore
 from cace.published import read_published
 from cace.sources import released
 from cace.sources.released import FILES, find_files, gather
-from tests.test_pipeline import Project
+from tests.project import Project
 
 NAMES = ("Truck", "Bark", "Male speech, man speaking")  # by first appearance, not by the alphabet
 ROWS = 24

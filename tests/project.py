@@ -1,0 +1,112 @@
+"""A copy of this project in a repository of its own, with very small data."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COPIED = (
+    *("ablations", "cace", "profiles", "stages", "params.yaml", "pyproject.toml", "dvc.yaml"),
+    *(".dvc/config", ".dvcignore", ".gitignore"),
+    *("data/.gitignore", "data/index.csv", "data/models/.gitignore"),
+)
+
+SMALL = """\
+download:
+  clips: 15
+  seed: 0
+  width: 96
+  height: 72
+  fps: 4
+decode:
+  fps: 2
+  short_side: 68
+  crop: 64
+  jpeg_quality: 90
+  backend: pyav
+  min_seconds: 9.0
+  deadline_seconds: 120.0
+  max_bad_fraction: 0.05
+encoders:
+  visual: efficientnet_lite0
+  visual_weights: imagenet
+  audio: logmel
+  audio_weights: none
+finetune:
+  epochs: 1
+  maps_epochs: 2
+  batch_size: 4
+  learning_rate: 1.0e-4
+  maps_learning_rate: 1.0e-3
+  dimensions: 16
+  symmetric: true
+  seed: 0
+extract:
+  batch_size: 20
+  precision: float32
+train:
+  epochs: 2
+  batch_size: 4
+  learning_rate: 7.0e-4
+  milestones:
+  - 1
+  decay: 0.5
+  max_grad_norm: 0.5
+ablations:
+  epochs: 1
+  seeds:
+  - 0
+"""
+
+
+class Project:
+    """A copy of this project in a repository of its own, with very small data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        (folder / "ablations/dvc.lock").unlink(missing_ok=True)
+        (folder / "profiles/mini.yaml").write_text(SMALL)
+        (folder / "profiles/folder.yaml").write_text(
+            SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
+        )
+        self.run("git", "init", "-q", "-b", "main")
+        self.commit("start")
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Runs a command in the project; returns what it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        text = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, text
+        return text
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the commands: this Python's programs, two workers, an identity for git."""
+        return {key: v for key, v in os.environ.items() if not key.startswith("DVC_")} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "CACE_WORKERS": "2",
+            "DVC_SITE_CACHE_DIR": str(self.folder.parent / f"{self.folder.name}-site"),
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@t",
+        }  # fmt: skip
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", message)
+
+    def json(self, name: str):
+        return json.loads((self.folder / name).read_text())
