@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -179,8 +178,9 @@ def _write_shard(
         sound[row] = clip.sound
         seconds[row] = clip.picture_seconds, clip.sound_seconds
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with h5py.File(temporary, "w") as file:
+    # In memory first: HDF5 crashes where the disk is full.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         file["id"] = [name.id for name in files]
         file["usable"] = [not reason for reason in reasons]
         file["reason"] = reasons
@@ -188,9 +188,7 @@ def _write_shard(
         file["frame"] = np.frombuffer(b"".join(jpegs), np.uint8)
         file["frame_offset"] = offsets
         file.create_dataset("sound", data=sound, chunks=(1, sound.shape[1]))
-    with temporary.open("rb") as written_file:
-        os.fsync(written_file.fileno())
-    temporary.replace(target)
+    write_atomically(target, buffer.getbuffer())
 
 
 def _to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:

@@ -1,7 +1,13 @@
 """Failures that the user can mend."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+# The disk is full, over quota, read-only or not ours.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
@@ -20,3 +26,15 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = error.filename or f"in {Path.cwd()}"
+        print(
+            f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable; the "
+            f"same command then goes on from where it was",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Without the usual end: HDF5 would try to write the rest of its files, and crash.
+        os._exit(1)

@@ -6,7 +6,9 @@ the attribute `provenance` (JSON: encoders, their weights' hashes, settings, wha
 """
 
 import json
+import math
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,12 @@ def create_store(
     kept = [annotations.rows[row] for row in rows]
     left_out = Counter(row.split for row in annotations.rows)
     left_out.subtract(row.split for row in kept)
+    size = 2 * len(kept) * sum(math.prod(shape) for shape in (visual_shape, audio_shape))
+    if (free := shutil.disk_usage(path.parent).free) < size:
+        raise UserError(
+            f"{path}: the features take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            f"free some space and run the same command again"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with h5py.File(temporary, "w") as file:
         for name, shape in (("visual", visual_shape), ("audio", audio_shape)):

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -128,6 +129,13 @@ def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
 
     with pytest.raises(UserError, match="clip a: a feature of 1e.06 does not fit into float16"):
         extract(tmp_path / "f.h5", Loud())
+
+
+def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match=r"the features take 0.0 GB, and 0.0 GB are free"):
+        extract(tmp_path / "f.h5")
+    assert not list(tmp_path.iterdir())
 
 
 def damage(path, change):

@@ -127,6 +127,19 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
     assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.2f}"]
 
 
+def test_a_full_disk_ends_in_one_message_and_leaves_nothing_wrong(project):
+    features = project.folder / "data/features.h5"
+    before = features.read_bytes()
+    # Files of at most 300 KiB stand for the full disk.
+    printed = project.run("bash", "-c", "ulimit -f 300; python -m stages.extract", fails=True)
+    (message,) = (line for line in printed.splitlines() if line.startswith("error: "))
+    assert "File too large. Free space, or make it writable; the same command then goes" in message
+    assert "Traceback (most" not in printed
+    assert features.read_bytes() == before
+    project.run("python", "-m", "stages.extract")
+    assert features.read_bytes() == before
+
+
 def test_inspect_draws_what_the_pipeline_sees(project):
     id_ = pd.read_csv(project.folder / "data/predictions/test.csv")["id"][0]
     printed = project.run("cace", "inspect", "--out", "seen", "--", id_)
