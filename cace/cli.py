@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import NoReturn, get_args
 
+import pandas as pd
+
 from cace import __version__
 from cace.annotations import SPLITS
-from cace.errors import listed, run
+from cace.errors import UserError, listed, run
 from cace.params import Guidance
-from cace.sources.folder import INDEX, differences, find_clips, index_of, read_index
-from cace.workspace import write_atomically
+from cace.sources.folder import INDEX, INDEX_COLUMNS, differences, find_clips, index_of, read_index
+from cace.workspace import workers, write_atomically
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +46,32 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
     inspect.set_defaults(command=_inspect)
+
+    check = commands.add_parser(
+        "check",
+        help="see what is in a folder of clips, and what is wrong with it",
+        description="Reads the annotations of a folder in the AVE layout and decodes all its "
+        "clips, as the pipeline would. Prints what it found; the exit status is 1 where it found "
+        "a problem.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    check.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
+    check.add_argument("--csv", type=Path, metavar="FILE", help="writes a row a clip")
+    check.add_argument(
+        "--min-seconds",
+        type=float,
+        default=9.0,
+        metavar="S",
+        help="a clip with less picture or sound is refused",
+    )
+    check.add_argument(
+        "--deadline-seconds",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="a clip that takes longer to decode is refused",
+    )
+    check.set_defaults(command=_check)
 
     index = commands.add_parser(
         "index",
@@ -92,6 +120,28 @@ def _inspect(options: argparse.Namespace) -> None:
         predictions = Path("data/predictions/test.csv")
         for file in inspect_clip(id_, clips, predictions, options.out / id_):
             print(file)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from cace.checking import check_folder
+
+    checked = check_folder(
+        options.folder,
+        read_index(INDEX) if INDEX.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
+        min_seconds=options.min_seconds,
+        deadline_seconds=options.deadline_seconds,
+        workers=workers(),
+    )
+    print(checked.summary.to_markdown(index=False))
+    if options.csv:
+        write_atomically(options.csv, checked.clips.to_csv(index=False))
+    if checked.remarks:
+        print(f"\nremarks:{listed(checked.remarks)}")
+    if checked.problems:
+        raise UserError(
+            f"{options.folder}: {len(checked.problems)} problems:{listed(checked.problems)}"
+        )
+    print(f"\n{options.folder}: no problems")
 
 
 def _index(options: argparse.Namespace) -> None:

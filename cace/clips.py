@@ -40,10 +40,10 @@ PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder'
 
 
 class MediaFile(NamedTuple):
-    """A clip's file, relative to the media folder; an empty name where there is none."""
+    """A clip's file; None where there is none."""
 
     id: str
-    file: str
+    path: Path | None
 
 
 class CompressedClip(NamedTuple):
@@ -56,7 +56,7 @@ class CompressedClip(NamedTuple):
 
 
 def decode_clips(
-    media: Path,
+    files: Sequence[MediaFile],
     annotations: Annotations,
     into: Path,
     *,
@@ -69,12 +69,10 @@ def decode_clips(
     deadline_seconds: float,
     workers: int,
 ) -> pd.DataFrame:
-    """Decodes every annotated clip into shards under `into`; finished shards are kept as they are.
+    """Decodes clips into shards under `into`; finished shards are kept as they are.
 
     Returns: the content of `clips.csv`, one row a clip.
-    Raises: UserError where `media` lacks its manifest.
     """
-    files = _media_files(media, annotations)
     how = {
         "fps": fps,
         "short_side": short_side,
@@ -91,7 +89,7 @@ def decode_clips(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPool(min(workers, max(1, len(wanted))), context=context)
     try:
-        decoded = _in_order(pool, media, wanted, how, deadline_seconds)
+        decoded = _in_order(pool, wanted, how, deadline_seconds)
         for name, shard in progress(missing.items(), "decode: shards", total=len(missing)):
             _write_shard(name, shard, list(islice(decoded, len(shard))), SEGMENTS * fps)
     finally:
@@ -105,27 +103,29 @@ def decode_clips(
     return index
 
 
-def _media_files(media: Path, annotations: Annotations) -> list[MediaFile]:
+def media_files(media: Path, annotations: Annotations) -> list[MediaFile]:
+    """The file of each annotated clip, as the manifest of `media` lists it."""
     manifest = pd.read_csv(
         expect_file(media / "manifest.csv", made_by="download"), dtype=str, keep_default_na=False
     )
     file_of = dict(zip(manifest["id"], manifest["file"], strict=True))
-    return [MediaFile(id_, file_of.get(id_, "")) for id_ in annotations.ids]
+    return [
+        MediaFile(id_, media / file_of[id_] if id_ in file_of else None) for id_ in annotations.ids
+    ]
 
 
 def _in_order(
     pool: ProcessPool,
-    media: Path,
     files: Sequence[MediaFile],
     how: dict[str, Any],
     deadline_seconds: float,
 ) -> Iterator[CompressedClip | str]:
     """Each clip, or the reason why it is refused; up to CLIPS_AHEAD of them are on their way."""
     waiting: deque[ProcessFuture] = deque()
-    for _, file in files:
+    for _, path in files:
         if len(waiting) == CLIPS_AHEAD:
             yield _outcome(waiting.popleft(), deadline_seconds)
-        job = pool.schedule(_compress_clip, (media, file), how, timeout=deadline_seconds)
+        job = pool.schedule(_compress_clip, (path,), how, timeout=deadline_seconds)
         waiting.append(job)
     while waiting:
         yield _outcome(waiting.popleft(), deadline_seconds)
@@ -142,10 +142,10 @@ def _outcome(job: ProcessFuture, deadline_seconds: float) -> CompressedClip | st
         return f"the decoder died of it (exit code {error.exitcode})"
 
 
-def _compress_clip(media: Path, file: str, jpeg_quality: int, **options: Any) -> CompressedClip:
-    if not file:
+def _compress_clip(path: Path | None, jpeg_quality: int, **options: Any) -> CompressedClip:
+    if path is None:
         raise UnusableClipError("no such file")
-    clip = decode_clip(media / file, seconds=SEGMENTS, **options)
+    clip = decode_clip(path, seconds=SEGMENTS, **options)
     return CompressedClip(
         [_to_jpeg(frame, jpeg_quality) for frame in clip.frames],
         np.rint(np.clip(clip.sound, -1, 1) * SOUND_SCALE).astype(np.int16),

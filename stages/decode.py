@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cace.annotations import SPLITS, known_categories, read_annotations, save_annotations
-from cace.clips import decode_clips
+from cace.clips import decode_clips, media_files
 from cace.errors import UserError, run
 from cace.params import DecodeParams, load_params
 from cace.published import read_published
@@ -34,7 +34,8 @@ def decode(params: DecodeParams, categories: tuple[str, ...] | None, manifest: s
     with scratch("decode", manifest, annotations, settings) as work:
         clips = work / "clips"
         clips.mkdir(exist_ok=True)
-        index = decode_clips(MEDIA, annotations, clips, **settings, workers=workers())
+        files = media_files(MEDIA, annotations)
+        index = decode_clips(files, annotations, clips, **settings, workers=workers())
         bad = index[~index["usable"]]
         reasons = "\n  ".join(f"{row.id}: {row.reason}" for row in bad.head(20).itertuples())
         if len(bad) > params.max_bad_fraction * len(index):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cace.annotations import Annotations, Row
-from cace.clips import SHARD_CLIPS, ClipStore, decode_clips
+from cace.clips import SHARD_CLIPS, ClipStore, decode_clips, media_files
 from cace.errors import UserError
 from tests.kinds import KINDS
 from tests.videos import read_counter, tone, write_video
@@ -42,7 +42,7 @@ def media(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(media, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    decode_clips(media, ANNOTATIONS, folder, **HOW, workers=1)
+    decode_clips(media_files(media, ANNOTATIONS), ANNOTATIONS, folder, **HOW, workers=1)
     return ClipStore(folder)
 
 
@@ -74,7 +74,7 @@ def test_annotations_travel_with_the_store(store):
 
 
 def test_decoding_twice_gives_the_same_bytes(media, store, tmp_path):
-    decode_clips(media, ANNOTATIONS, tmp_path, **HOW, workers=2)
+    decode_clips(media_files(media, ANNOTATIONS), ANNOTATIONS, tmp_path, **HOW, workers=2)
     for file in store.folder.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -89,7 +89,8 @@ def stuck(media, tmp_path):
         (tmp_path / name).symlink_to(media / "AVE/good.mp4")
     os.mkfifo(tmp_path / "stuck")
     pd.DataFrame({"id": names, "file": names}).to_csv(tmp_path / "manifest.csv", index=False)
-    return tmp_path, Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+    data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+    return media_files(tmp_path, data), data
 
 
 def test_a_clip_that_hangs_is_refused_at_its_deadline_and_the_run_goes_on(stuck, tmp_path):
@@ -100,7 +101,7 @@ def test_a_clip_that_hangs_is_refused_at_its_deadline_and_the_run_goes_on(stuck,
 
 def test_a_clip_that_takes_its_process_down_is_refused_alone(stuck, tmp_path):
     def kill_the_reader():
-        with (stuck[0] / "stuck").open("wb"):  # returns once the decoder has opened the other end
+        with (tmp_path / "stuck").open("wb"):  # returns once the decoder has opened the other end
             for worker in multiprocessing.active_children():
                 worker.kill()
 
@@ -130,7 +131,7 @@ def test_a_clip_that_lacks_a_tenth_of_a_second_is_flagged_as_padded(tmp_path):
     files = pd.DataFrame({"id": names, "file": [f"{name}.mp4" for name in names]})
     files.to_csv(tmp_path / "manifest.csv", index=False)
     data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
-    index = decode_clips(tmp_path, data, tmp_path, **HOW, workers=1)
+    index = decode_clips(media_files(tmp_path, data), data, tmp_path, **HOW, workers=1)
     assert index["padded"].tolist() == [False, True, False]
     assert index["picture_seconds"].tolist() == [9.96, 9.6, 0]
 
@@ -142,7 +143,7 @@ def test_every_kind_of_clip_is_accounted_for(tmp_path):
     names = [kind.file for kind in KINDS]
     pd.DataFrame({"id": names, "file": names}).to_csv(tmp_path / "manifest.csv", index=False)
     data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
-    index = decode_clips(tmp_path, data, tmp_path, **HOW, workers=2)
+    index = decode_clips(media_files(tmp_path, data), data, tmp_path, **HOW, workers=2)
     assert index["id"].tolist() == names
     for kind, clip in zip(KINDS, index.itertuples(), strict=True):
         assert clip.usable == (kind.result in ("used", "padded")), clip
@@ -153,10 +154,10 @@ def test_every_kind_of_clip_is_accounted_for(tmp_path):
 def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
     rows = tuple(Row(f"none{k}", 0, 0, 1, "train") for k in range(SHARD_CLIPS)) + ROWS
     data = Annotations(ANNOTATIONS.categories, rows)
-    decode_clips(media, data, tmp_path, **HOW, workers=1)
+    decode_clips(media_files(media, data), data, tmp_path, **HOW, workers=1)
     kept = (tmp_path / "shard-00000.h5").stat()
     (tmp_path / "shard-00001.h5").unlink()
-    decode_clips(media, data, tmp_path, **HOW, workers=1)
+    decode_clips(media_files(media, data), data, tmp_path, **HOW, workers=1)
     assert (tmp_path / "shard-00000.h5").stat().st_ino == kept.st_ino
     with h5py.File(tmp_path / "shard-00001.h5") as file:
         assert file["usable"][:].tolist() == [True, False, False]
@@ -164,7 +165,7 @@ def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
 
 def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"manifest.csv: not there; run `dvc repro download`"):
-        decode_clips(tmp_path, ANNOTATIONS, tmp_path, **HOW, workers=1)
+        media_files(tmp_path, ANNOTATIONS)
 
 
 def test_a_store_of_labels_alone_is_refused(tmp_path):
