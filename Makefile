@@ -19,8 +19,8 @@ lint: .venv/.installed
 	ruff check .
 	mypy
 
-clean:  ## removes what stages wrote; sources, settings, metrics and the virtual environment stay
-	rm -rf .work data/media data/clips data/models data/features.h5 data/predictions .dvc/cache .dvc/tmp
+clean:  ## removes what stages wrote; sources, settings, metrics, downloads and .venv stay
+	rm -rf $(filter-out .work/downloads,$(wildcard .work/*)) data/media data/clips data/models data/features.h5 data/predictions .dvc/cache .dvc/tmp
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

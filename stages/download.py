@@ -34,10 +34,10 @@ def main() -> None:
     elif params.data.source == "released":
         given = params.data.path is not None
         found = released.find_files(users_folder(params)) if given else {}
-        with scratch("download", state(found)) as work:
-            released.gather(found, work / "media")
-            names = [f.name for f in released.FILES if (work / "media" / f.name).exists()]
-            publish_with(manifest(work / "media", [{"file": n} for n in names]), work / "media")
+        files = released.complete(found)
+        with scratch("download", state(files)) as work:
+            released.take(files, work / "media")
+            publish_with(manifest(work / "media", [{"file": n} for n in files]), work / "media")
     else:
         path = users_folder(params)
         clips = folder.find_clips(

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torchvision
 
+from cace import downloads
 from cace.encoders import weights
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
@@ -75,10 +76,11 @@ def test_cnn14_gives_its_embedding_for_each_second(tmp_path, monkeypatch):
 
 
 def test_missing_weights_name_the_file_its_address_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(
-        torch.hub, "download_url_to_file", lambda *_: (_ for _ in ()).throw(OSError("no network"))
-    )
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setenv("CACE_DATA", str(tmp_path))
+    monkeypatch.setattr(downloads, "_download", no_network)
     with pytest.raises(UserError) as caught:
         visual_encoder("resnet50", "imagenet")
     for part in ("resnet50-11ad3fa6.pth", "https://download.pytorch.org/", str(tmp_path)):
@@ -86,9 +88,8 @@ def test_missing_weights_name_the_file_its_address_and_its_place(tmp_path, monke
 
 
 def test_a_weight_file_with_another_hash_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/Cnn14_mAP=0.431.pth").write_bytes(b"another network")
+    monkeypatch.setenv("CACE_DATA", str(tmp_path))
+    (tmp_path / "Cnn14_mAP=0.431.pth").write_bytes(b"another network")
     with pytest.raises(UserError, match="expected sha256 0dc499e4"):
         audio_encoder("cnn14", "audioset")
 

@@ -5,7 +5,6 @@ Row 2 is a clip without any event; row 5 holds two events in labels.h5, one in A
 """
 
 import os
-import shutil
 import tracemalloc
 
 import h5py
@@ -19,13 +18,13 @@ from cace.extraction import convert_features
 from cace.features import FeatureStore
 from cace.published import read_published
 from cace.sources import released
-from cace.sources.released import FILES, find_files, gather
+from cace.sources.released import FILES, ONLY_FOR_CHECKS, complete, find_files, take
 from tests.project import Project
 
 NAMES = ("Truck", "Bark", "Male speech, man speaking")  # by first appearance, not by the alphabet
 ROWS = 24
 SPLIT_OF = ["train", "train", "val", "test"] * 6
-REQUIRED = {file.name for file in FILES if file.required}
+REQUIRED = {file.name for file in FILES} - set(ONLY_FOR_CHECKS)
 
 
 def annotation_lines(names=NAMES):
@@ -312,69 +311,48 @@ def test_an_error_page_and_a_file_that_is_cut_off_are_refused(release):
     assert "visual_feature.h5: not a whole HDF5 file" in str(caught.value)
 
 
-class Network:
-    """Stands for the network: serves a folder, up to a file that it fails to give."""
-
-    def __init__(self, folder, fails_at=None):
-        self.folder, self.fails_at, self.asked = folder, fails_at, []
-
-    def download(self, url, target):
-        (file,) = (file for file in FILES if file.url == url)
-        self.asked.append(file.name)
-        if file.name == self.fails_at:
-            target.write_text("half")
-            return "quota exceeded"
-        shutil.copyfile(self.folder / file.name, target)
-        return None
-
-
 @pytest.fixture
-def network(release, monkeypatch):
-    network = Network(release)
-    monkeypatch.setattr(released, "download", network.download)
-    return network
+def downloads(release, monkeypatch):
+    """The names that were asked for; each is there at once."""
+    asked = []
+
+    def fetch(files):
+        asked.extend(file.name for file in files)
+        return [release / name for name in asked]
+
+    monkeypatch.setattr(released, "fetch", fetch)
+    return asked
 
 
-def names_in(folder):
-    return {path.name for path in folder.iterdir()}
+def test_without_a_folder_all_files_are_fetched(downloads, release):
+    assert complete({}) == {file.name: release / file.name for file in FILES}
 
 
-def test_without_a_folder_all_files_are_fetched(network, tmp_path):
-    gather({}, tmp_path / "work/media")
-    assert names_in(tmp_path / "work/media") == {file.name for file in FILES}
-
-
-def test_what_a_folder_lacks_is_fetched(network, release, tmp_path):
+def test_what_a_folder_lacks_is_fetched(downloads, release):
     found = {name: path for name, path in find_files(release).items() if "order" not in name}
-    gather(found, tmp_path / "work/media")
-    assert network.asked == ["train_order.h5", "val_order.h5", "test_order.h5"]
-    assert names_in(tmp_path / "work/media") == {file.name for file in FILES}
+    assert set(complete(found)) == {file.name for file in FILES}
+    assert downloads == ["train_order.h5", "val_order.h5", "test_order.h5"]
 
 
-def test_with_a_folder_that_has_the_required_files_nothing_is_fetched(network, release, tmp_path):
+def test_with_a_folder_that_has_the_required_files_nothing_is_fetched(downloads, release):
     found = {name: path for name, path in find_files(release).items() if name in REQUIRED}
-    gather(found, tmp_path / "work/media")
-    assert network.asked == []
-    assert names_in(tmp_path / "work/media") == REQUIRED
+    assert complete(found) == found
+    assert downloads == []
 
 
-def test_a_failed_download_lists_what_is_missing_and_keeps_what_is_not(network, tmp_path):
-    network.fails_at = "audio_feature.h5"
-    with pytest.raises(UserError) as caught:
-        gather({}, tmp_path / "work/media")
-    lines = str(caught.value).splitlines()
-    assert lines[0].startswith("audio_feature.h5: download failed (quota exceeded). Get what is")
-    assert lines[1:3] == [f"  {f.name} ({f.size}): {f.url}" for f in FILES[-2:]]
-    assert "data.path" in lines[3]
-
-    network.fails_at, network.asked = None, []
-    gather({}, tmp_path / "work/media")
-    assert network.asked == ["audio_feature.h5", "visual_feature.h5"]
-    assert names_in(tmp_path / "work/media") == {file.name for file in FILES}
+def test_a_download_that_is_cut_off_is_refused(downloads, release):
+    os.truncate(release / "visual_feature.h5", 3000)
+    with pytest.raises(UserError, match="visual_feature.h5: not a whole HDF5 file"):
+        complete({})
 
 
-def test_a_server_that_does_not_answer_is_a_reason_and_no_traceback(tmp_path):
-    assert released.download("http://127.0.0.1:9/labels.h5", tmp_path / "labels.h5")
+def test_the_users_files_are_copied_whole_and_only_once(release, tmp_path):
+    take(find_files(release), tmp_path / "work/media")
+    (tmp_path / "work/media/labels.h5").write_text("taken in an earlier run")
+    take(find_files(release), tmp_path / "work/media")
+    assert {path.name for path in (tmp_path / "work/media").iterdir()} == set(find_files(release))
+    assert (tmp_path / "work/media/labels.h5").read_text() == "taken in an earlier run"
+    assert (release / "labels.h5").stat().st_nlink == 1
 
 
 def test_all_stages_run_and_the_users_files_stay_his(release, tmp_path):

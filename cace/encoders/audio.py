@@ -4,14 +4,13 @@ import importlib
 import importlib.util
 import sys
 import types
-from pathlib import Path
 
 import librosa
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cace.encoders.weights import CNN14, fetch, load_into, read_weights
+from cace.encoders.weights import load_into, read_weights, weights_file
 from cace.errors import UserError
 from cace.media import SAMPLE_RATE
 
@@ -90,7 +89,7 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
             classes_num=527,
         )
     if weights != "none":
-        path = fetch(CNN14) if weights == "audioset" else Path(weights)
+        path = weights_file(name, weights)
         load_into(cnn14, read_weights(path), where=str(path))
     return AudioEncoder(_Embedding(cnn14), 2048).eval()
 

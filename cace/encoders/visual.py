@@ -1,21 +1,12 @@
 """Visual encoders: RGB frames to feature maps."""
 
-from pathlib import Path
-
 import timm
 import torch
 import torchvision
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from cace.encoders.weights import (
-    RESNET50,
-    VGG19,
-    fetch,
-    load_into,
-    packaged_lite0,
-    read_weights,
-)
+from cace.encoders.weights import load_into, packaged_lite0, read_weights, weights_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -54,9 +45,10 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
         torch.manual_seed(0)
         encoder = _BUILDERS[name]()
     if weights != "none":
-        path = _imagenet_file(name) if weights == "imagenet" else Path(weights)
+        packaged = name == "efficientnet_lite0" and weights == "imagenet"
+        path = packaged_lite0() if packaged else weights_file(name, weights)
         tensors = read_weights(path)
-        if name == "efficientnet_lite0" and weights == "imagenet":
+        if packaged:
             # The package names its layers otherwise than timm, in the same order.
             tensors = dict(zip(encoder.body.state_dict(), tensors.values(), strict=False))
         elif name == "resnet50":
@@ -70,12 +62,6 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
             }
         load_into(encoder.body, tensors, where=str(path))
     return encoder.to(memory_format=torch.channels_last).eval()
-
-
-def _imagenet_file(name: str) -> Path:
-    if name == "efficientnet_lite0":
-        return packaged_lite0()
-    return fetch(RESNET50 if name == "resnet50" else VGG19)
 
 
 def _resnet50() -> VisualEncoder:

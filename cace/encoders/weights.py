@@ -1,17 +1,16 @@
-"""Weights of the encoders: found on disk, in a package, or downloaded and checked."""
+"""Weights of the encoders: found on disk, in a package, or downloaded; checked before use."""
 
 import hashlib
 import importlib.metadata
-import urllib.error
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cace.downloads import WEIGHTS, fetch
 from cace.errors import UserError
-from cace.workspace import sha256, workspace_root
+from cace.workspace import workspace_root
 
 Weights = dict[str, Tensor]
 
@@ -26,53 +25,11 @@ PLAIN_NUMPY = [
 ]
 
 
-class Download(NamedTuple):
-    """A weight file on the network."""
-
-    url: str
-    file: str
-    sha256: str  # of the whole file, or how it begins
-
-
-RESNET50 = Download(
-    "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
-    "resnet50-11ad3fa6.pth",
-    "11ad3fa6",
-)
-VGG19 = Download(
-    "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
-    "vgg19-dcbb9e9d.pth",
-    "dcbb9e9d",
-)
-CNN14 = Download(
-    "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth",
-    "Cnn14_mAP=0.431.pth",
-    "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
-)
-
-
-def fetch(download: Download) -> Path:
-    """The file in torch's own cache folder, downloaded if need be; its hash is checked.
-
-    Raises: UserError that names the file, where to get it and where to put it.
-    """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / download.file
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(download.url, str(path), download.sha256)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"weights {download.file}: not on this machine, download failed ({error}).\n"
-                f"  Get it from {download.url}\n"
-                f"  and put it at {path}\n"
-                f"  or set the encoder's weights to a path, or to none for random ones"
-            ) from error
-    elif not (found := sha256(path)).startswith(download.sha256):
-        raise UserError(
-            f"{path}: expected sha256 {download.sha256}..., got {found}; delete the file to "
-            f"download it again, or get it from {download.url}"
-        )
+def weights_file(encoder: str, weights: str) -> Path:
+    """The file of weights that have a name, downloaded if need be; else `weights` is the path."""
+    if (encoder, weights) not in WEIGHTS:
+        return Path(weights)
+    (path,) = fetch([WEIGHTS[encoder, weights]])
     return path
 
 

@@ -1,40 +1,57 @@
 """Source released: the published VGG-19 and VGGish features of AVE with their labels and splits."""
 
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 
+from cace.downloads import DRIVE, RemoteFile, fetch
 from cace.errors import UserError, listed
 from cace.sources.folder import copy_file
 from cace.workspace import progress
 
-DRIVE = "https://drive.google.com/uc?id="
 GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two parts of an answer
-
-
-class PublishedFile(NamedTuple):
-    """A file of the release, and where it is."""
-
-    name: str
-    size: str
-    url: str
-    required: bool = True  # the others only serve checks
-
-
 FILES = (  # the largest last: what fails fails early
-    PublishedFile("Annotations.txt", "0.14 MB", GITHUB + "Annotations.txt"),
-    PublishedFile("train_order.h5", "0.03 MB", GITHUB + "train_order.h5"),
-    PublishedFile("val_order.h5", "0.01 MB", GITHUB + "val_order.h5"),
-    PublishedFile("test_order.h5", "0.01 MB", GITHUB + "test_order.h5"),
-    PublishedFile("labels.h5", "over 4 MB", GITHUB + "labels.h5"),
-    PublishedFile("mil_labels.h5", "0.48 MB", GITHUB + "mil_labels.h5", required=False),
-    PublishedFile("labels_closs.h5", "0.17 MB", GITHUB + "labels_closs.h5", required=False),
-    PublishedFile("audio_feature.h5", "42.4 MB", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS"),
-    PublishedFile("visual_feature.h5", "7.744 GiB", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9"),
+    RemoteFile(
+        "Annotations.txt",
+        GITHUB + "Annotations.txt",
+        "0.14 MB",
+        "0d24a9ec5cd4ceb779ebd83d74e83ec8e55c5e468cede3f320fb57346c9dd321",
+    ),
+    RemoteFile(
+        "train_order.h5",
+        GITHUB + "train_order.h5",
+        "0.03 MB",
+        "a216fcdd02782ba9d10c9ea79116120eb3be467740e58290e1b340d42a590456",
+    ),
+    RemoteFile(
+        "val_order.h5",
+        GITHUB + "val_order.h5",
+        "0.01 MB",
+        "5692aec0efb30e4efa49a867a902c1993b4c88a7d3ec19879349e540e7a5d9ca",
+    ),
+    RemoteFile(
+        "test_order.h5",
+        GITHUB + "test_order.h5",
+        "0.01 MB",
+        "f9bb79defc1f784ca5dda9cdd3ee52af6d24ccb399a1cfab6bf0d373f5681076",
+    ),
+    RemoteFile("labels.h5", GITHUB + "labels.h5", "over 4 MB"),
+    RemoteFile(
+        "mil_labels.h5",
+        GITHUB + "mil_labels.h5",
+        "0.48 MB",
+        "63c1886c78289bcf7e748fa0fe5c18d568dac75a1f015ac41860a78f598c2bd5",
+    ),
+    RemoteFile(
+        "labels_closs.h5",
+        GITHUB + "labels_closs.h5",
+        "0.17 MB",
+        "97676082eb1fc9a7a29255032391871c74f00cd74a5eddc57d9aed14ec52acc9",
+    ),
+    RemoteFile("audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB"),
+    RemoteFile("visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB"),
 )
+ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 
 
 def find_files(folder: Path) -> dict[str, Path]:
@@ -49,7 +66,7 @@ def find_files(folder: Path) -> dict[str, Path]:
         if path.is_file()
     }
     if not found:
-        names = ", ".join(file.name for file in FILES if file.required)
+        names = ", ".join(file.name for file in FILES if file.name not in ONLY_FOR_CHECKS)
         raise UserError(
             f"{folder}: expected the published files ({names}), got none of them; leave data.path "
             f"empty to download them"
@@ -59,53 +76,30 @@ def find_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def gather(found: dict[str, Path], into: Path) -> None:
-    """Puts the release together: fetches what was not found, then copies what was.
+def complete(found: dict[str, Path]) -> dict[str, Path]:
+    """What was found, and the rest of the release from the downloads folder, by name.
 
-    The files that only serve checks are fetched where nothing was found at all. Unfinished files
-    lie beside `into`, so that what a kill leaves of them is never part of it.
+    The files that only serve checks are fetched where nothing was found at all.
     Raises: UserError that lists each missing file with its link.
     """
-    into.mkdir(parents=True, exist_ok=True)
-    fetch([f for f in FILES if f.name not in found and (f.required or not found)], into)
-    for name, path in progress(found.items(), "download: files taken"):
-        copy_file(path, into.with_name(name))
-        into.with_name(name).replace(into / name)
+    lacking = [file for file in FILES if file.name not in found]
+    wanted = [file for file in lacking if not found or file.name not in ONLY_FOR_CHECKS]
+    fetched = {path.name: path for path in fetch(wanted)}
+    if damaged := [f"{path}: {why}" for path in fetched.values() if (why := _damage(path))]:
+        raise UserError(f"damaged downloads; remove them and run this again:{listed(damaged)}")
+    return {**found, **fetched}
 
 
-def fetch(files: list[PublishedFile], into: Path) -> None:
-    """Downloads what is not in `into` yet.
+def take(files: dict[str, Path], into: Path) -> None:
+    """Copies the files that are not there yet.
 
-    Raises: UserError at the first failure; it lists all that are missing then.
+    Unfinished ones lie beside `into`, so that what a kill leaves of them is never part of it.
     """
-    missing = [file for file in files if not (into / file.name).exists()]
-    for place, file in enumerate(missing):
-        print(f"download: {file.name} ({file.size}) from {file.url}", flush=True)
-        if failure := download(file.url, into.with_name(file.name)):
-            to_get = [
-                f"{left.name} ({left.size}{'' if left.required else ', not required'}): {left.url}"
-                for left in missing[place:]
-            ]
-            raise UserError(
-                f"{file.name}: download failed ({failure}). Get what is missing by hand:"
-                f"{listed(to_get)}\n"
-                f"and put it into the folder of data.path; if none is set yet: "
-                f"`dvc exp run -S data.source=released -S data.path=/path/to/it`"
-            )
-        into.with_name(file.name).replace(into / file.name)
-
-
-def download(url: str, target: Path) -> str | None:
-    """Downloads one file; the answer says what went wrong, None if nothing did."""
-    import gdown  # Google Drive asks back before it gives a large file
-
-    quiet = not sys.stderr.isatty()
-    try:
-        # Without cookies, which would be kept in the home folder.
-        gdown.download(url, str(target), quiet=quiet, use_cookies=False, timeout=TIMEOUT)
-    except (OSError, gdown.exceptions.DownloadError) as error:
-        return " ".join(str(error).split())
-    return _damage(target)
+    into.mkdir(parents=True, exist_ok=True)
+    for name, path in progress(files.items(), "download: files taken"):
+        if not (into / name).exists():
+            copy_file(path, into.with_name(name))
+            into.with_name(name).replace(into / name)
 
 
 def _damage(path: Path) -> str | None:
