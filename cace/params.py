@@ -79,6 +79,14 @@ class DataParams(Section):
 
     source: Source
     path: Path | None
+    archive: Path | None
+
+    @field_validator("archive")
+    @classmethod
+    def _an_archive_stands_alone(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value and (info.data.get("source") != "ave" or info.data.get("path")):
+            raise ValueError("expected an archive with source ave only, and without a data.path")
+        return value
 
 
 class RenderParams(Section):

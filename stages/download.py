@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from cace.annotations import known_categories, read_annotations
+from cace.downloads import WEIGHTS, fetch
 from cace.errors import UserError, run
 from cace.params import Params, load_params
-from cace.sources import folder, mini, released
+from cace.sources import ave, folder, mini, released
 from cace.workspace import (
     progress,
     publish,
@@ -20,8 +21,6 @@ from cace.workspace import (
     workspace_root,
     write_atomically,
 )
-
-AVE_DRIVE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
 
 
 def main() -> None:
@@ -38,6 +37,12 @@ def main() -> None:
         with scratch("download", state(files)) as work:
             released.take(files, work / "media")
             publish_with(manifest(work / "media", [{"file": n} for n in files]), work / "media")
+    elif params.data.source == "ave" and params.data.path is None:
+        archive = fetch_ave(params)
+        with scratch("download", "ave", state({"archive": archive})) as work:
+            ave.unpack(archive, work / "media")
+            ave.check(work / "media")
+            finish(work / "media", params)
     else:
         path = users_folder(params)
         clips = folder.find_clips(
@@ -53,18 +58,30 @@ def state(files: dict[str, Path]) -> dict[str, tuple[str, int, int]]:
     return {key: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for key, f in files.items()}
 
 
+def fetch_ave(params: Params) -> Path:
+    """The data set's archive, and the encoders' weights beside it: here, not after hours of work.
+
+    The weights change nothing that this stage writes, so that dvc.yaml need not track their names.
+    """
+    given, encoders = params.data.archive, params.encoders
+    files = [] if given else [ave.ARCHIVE]
+    if encoders is not None:
+        names = (encoders.visual, encoders.visual_weights), (encoders.audio, encoders.audio_weights)
+        files += [WEIGHTS[name] for name in names if name in WEIGHTS]
+    paths = fetch(files)
+    archive = workspace_root() / given.expanduser() if given else paths[0]
+    if not archive.is_file():
+        raise UserError(f"params.yaml, data.archive: expected a zip file, got {str(archive)!r}")
+    return archive
+
+
 def users_folder(params: Params) -> Path:
     """data.path, relative to the project's top folder."""
     source, path = params.data.source, params.data.path
     if path is None:
-        get = (
-            f" Get the data set (Google Drive, id {AVE_DRIVE_ID}) and unpack it first."
-            if source == "ave"
-            else ""
-        )
         raise UserError(
             f"params.yaml, data.path: source {source} expects a folder with Annotations.txt, "
-            f"trainSet.txt, valSet.txt, testSet.txt and AVE/<id>.mp4, got nothing.{get} Then "
+            f"trainSet.txt, valSet.txt, testSet.txt and AVE/<id>.mp4, got nothing; "
             f"`dvc exp run -S data.source={source} -S data.path=/path/to/it`"
         )
     if not (found := workspace_root() / path.expanduser()).is_dir():
