@@ -59,6 +59,12 @@ WEIGHTS = {  # of an encoder, by its name and the name of its weights
         "327 MB",
         "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
     ),
+    ("vggish", "youtube8m"): RemoteFile(
+        "vggish-10086976.pth",
+        "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+        "about 289 MB",
+        "10086976",
+    ),
 }
 
 

@@ -25,7 +25,7 @@ Guidance = Literal["none", "audio", "visual", "both"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
-AudioEncoderName = Literal["cnn14", "logmel"]
+AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 
 # The sections of each file that a stage in dvc.yaml tracks.
 PARAMS_SECTIONS = ("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate")

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,87 @@ def test_cnn14_gives_its_embedding_for_each_second(tmp_path, monkeypatch):
     assert (out >= 0).all()
     # The package's own import would have left a label file in the user's home.
     assert not (tmp_path / "panns_data").exists()
+
+
+@pytest.fixture(scope="module")
+def vggish():
+    return audio_encoder("vggish", "none")
+
+
+def tones(rate, *hertz):
+    time = np.arange(rate) / rate
+    return sum(0.1 * np.sin(2 * np.pi * f * time + f) for f in hertz)
+
+
+def log_mel_by_definition(sound):
+    """Frames 1 to 95 of VGGish's patch, a number at a time, from sound at 16 kHz."""
+
+    def mel(hertz):
+        return 1127 * math.log(1 + hertz / 700)
+
+    edges = np.linspace(mel(125), mel(7500), 66)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    patch = np.zeros((95, 64))
+    for t in range(95):
+        start = 160 * (t + 1)
+        magnitude = np.abs(np.fft.fft(sound[start : start + 400] * window, 512))
+        for band, (low, centre, high) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+            for bin_ in range(257):
+                m = mel(bin_ * 16_000 / 512)
+                if low < m < high:
+                    slope = (
+                        (m - low) / (centre - low) if m < centre else (high - m) / (high - centre)
+                    )
+                    patch[t, band] += slope * magnitude[bin_]
+    return np.log(patch + 0.01)
+
+
+def test_vggish_hears_log_mel_patches_of_16_khz(vggish):
+    pitches = (130, 440, 1000, 3333, 6900)
+    found = vggish.body.patches(torch.from_numpy(tones(32_000, *pitches)).float()[None])[0]
+    assert found.shape == (96, 64)
+    # Frame 0 hears the beginning of the second, which resampling rounds off.
+    expected = log_mel_by_definition(tones(16_000, *pitches))
+    np.testing.assert_allclose(found[1:].numpy(), expected, atol=1e-3)
+
+
+def test_vggish_does_not_hear_what_lies_above_its_rate(vggish):
+    found = vggish.body.patches(torch.from_numpy(tones(32_000, 9000, 12_000)).float()[None])[0]
+    assert found[1:95].max() < math.log(0.02)
+
+
+def test_vggish_gives_its_raw_embedding_for_each_second(vggish):
+    sound = torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        out = vggish(sound)
+    assert out.shape == (2, vggish.channels) == (2, 128)
+    assert (out >= 0).all()
+
+
+def test_vggish_reads_its_maps_with_the_channels_last_as_it_was_trained(vggish):
+    sound, read = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0)), []
+    hook = vggish.body.embeddings.register_forward_pre_hook(lambda _, given: read.extend(given))
+    with torch.inference_mode():
+        vggish(sound)
+        maps = vggish.body.features(vggish.body.patches(sound)[:, None])
+    hook.remove()
+    frame, band, channel = 2, 3, 7  # of 6, 4 and 512
+    assert read[0][0, (frame * 4 + band) * 512 + channel] == maps[0, channel, frame, band]
+
+
+def test_vggish_has_the_layers_of_the_published_weight_file(vggish):
+    shapes = {k: tuple(t.shape) for k, t in vggish.body.state_dict().items() if "weight" in k}
+    assert shapes == {
+        "features.0.weight": (64, 1, 3, 3),
+        "features.3.weight": (128, 64, 3, 3),
+        "features.6.weight": (256, 128, 3, 3),
+        "features.8.weight": (256, 256, 3, 3),
+        "features.11.weight": (512, 256, 3, 3),
+        "features.13.weight": (512, 512, 3, 3),
+        "embeddings.0.weight": (4096, 12_288),
+        "embeddings.2.weight": (4096, 4096),
+        "embeddings.4.weight": (128, 4096),
+    }
 
 
 def test_missing_weights_name_the_file_its_address_and_its_place(tmp_path, monkeypatch):

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cace.encoders.vggish import VGGish
 from cace.encoders.weights import load_into, read_weights, weights_file
 from cace.errors import UserError
 from cace.media import SAMPLE_RATE
 
-# The front end of Cnn14 (Kong et al. 2020), used by both encoders.
+# The front end of Cnn14 (Kong et al. 2020), which logmel shares.
 WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50, 14_000
 
 
@@ -69,8 +70,9 @@ class _Embedding(nn.Module):
 def audio_encoder(name: str, weights: str) -> AudioEncoder:
     """Builds an audio encoder in eval mode.
 
-    name: cnn14 (PANNs, 2048 channels, post-ReLU) or logmel (128 channels, no weights).
-    weights: "audioset" (cnn14), a path, or "none" for seeded random numbers.
+    name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU) or logmel (128
+        channels, no weights).
+    weights: "audioset" (cnn14), "youtube8m" (vggish), a path, or "none" for seeded random numbers.
     Raises: UserError where weights are neither here nor to be had, or do not fit.
     """
     if name == "logmel":
@@ -79,19 +81,25 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
         return AudioEncoder(LogMelStatistics(), 2 * MEL_BANDS).eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        cnn14 = _panns_models().Cnn14(
-            sample_rate=SAMPLE_RATE,
-            window_size=WINDOW,
-            hop_size=HOP,
-            mel_bins=MEL_BANDS,
-            fmin=LOWEST_HZ,
-            fmax=HIGHEST_HZ,
-            classes_num=527,
-        )
+        network = VGGish() if name == "vggish" else _cnn14()
     if weights != "none":
         path = weights_file(name, weights)
-        load_into(cnn14, read_weights(path), where=str(path))
-    return AudioEncoder(_Embedding(cnn14), 2048).eval()
+        load_into(network, read_weights(path), where=str(path))
+    if name == "vggish":
+        return AudioEncoder(network, 128).eval()
+    return AudioEncoder(_Embedding(network), 2048).eval()
+
+
+def _cnn14() -> nn.Module:
+    return _panns_models().Cnn14(
+        sample_rate=SAMPLE_RATE,
+        window_size=WINDOW,
+        hop_size=HOP,
+        mel_bins=MEL_BANDS,
+        fmin=LOWEST_HZ,
+        fmax=HIGHEST_HZ,
+        classes_num=527,
+    )
 
 
 def _panns_models() -> types.ModuleType:
