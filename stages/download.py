@@ -80,8 +80,8 @@ def users_folder(params: Params) -> Path:
     source, path = params.data.source, params.data.path
     if path is None:
         raise UserError(
-            f"params.yaml, data.path: source {source} expects a folder with Annotations.txt, "
-            f"trainSet.txt, valSet.txt, testSet.txt and AVE/<id>.mp4, got nothing; "
+            f"params.yaml, data.path: source {source} expects a folder with Annotations.txt and "
+            f"AVE/<id>.mp4 in it, got nothing; "
             f"`dvc exp run -S data.source={source} -S data.path=/path/to/it`"
         )
     if not (found := workspace_root() / path.expanduser()).is_dir():

@@ -1,3 +1,4 @@
+import hashlib
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 import torchvision
 
 from cace import downloads
+from cace.downloads import RemoteFile
 from cace.encoders import weights
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
@@ -175,6 +177,15 @@ def test_a_weight_file_with_another_hash_is_refused(tmp_path, monkeypatch):
     (tmp_path / "Cnn14_mAP=0.431.pth").write_bytes(b"another network")
     with pytest.raises(UserError, match="expected sha256 0dc499e4"):
         audio_encoder("cnn14", "audioset")
+
+
+def test_weights_that_torchvision_has_downloaded_are_taken(tmp_path, monkeypatch):
+    known = RemoteFile("x.pth", "http://localhost/x.pth", "1 B", hashlib.sha256(b"x").hexdigest())
+    monkeypatch.setitem(weights.WEIGHTS, ("resnet50", "imagenet"), known)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/x.pth").write_bytes(b"x")
+    assert weights.weights_file("resnet50", "imagenet") == tmp_path / "checkpoints/x.pth"
 
 
 def test_weights_that_carry_code_are_refused_and_not_run(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cace.downloads import WEIGHTS, fetch
 from cace.errors import UserError
-from cace.workspace import workspace_root
+from cace.workspace import sha256, workspace_root
 
 Weights = dict[str, Tensor]
 
@@ -29,7 +29,11 @@ def weights_file(encoder: str, weights: str) -> Path:
     """The file of weights that have a name, downloaded if need be; else `weights` is the path."""
     if (encoder, weights) not in WEIGHTS:
         return Path(weights)
-    (path,) = fetch([WEIGHTS[encoder, weights]])
+    file = WEIGHTS[encoder, weights]
+    of_torch = Path(torch.hub.get_dir()) / "checkpoints" / file.name  # where torchvision puts it
+    if of_torch.is_file() and sha256(of_torch).startswith(file.sha256):
+        return of_torch
+    (path,) = fetch([file])
     return path
 
 
