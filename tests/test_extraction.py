@@ -150,7 +150,7 @@ def damage(path, change):
         (lambda f: f.pop("audio"), "audio: expected 3 axes, got nothing"),
         (lambda f: f.move("labels", "visual2"), "labels: expected 2 axes, got nothing"),
         (
-            lambda f: (f.pop("audio"), f.create_dataset("audio", (3, 9, 2))),
+            lambda f: (f.pop("audio"), f.create_dataset("audio", (3, 9, 2), "f2")),
             r"audio: expected \[3, 10, ...\] as the labels, got \(3, 9, 2\)",
         ),
         (lambda f: (f.pop("id"), f.create_dataset("id", data=["a"])), "id: expected 3, got 1"),

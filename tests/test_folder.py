@@ -23,7 +23,7 @@ def project(tmp_path, monkeypatch):
     (workspace / "data").mkdir()
     shutil.copy(ROOT / INDEX, workspace / INDEX)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["data"] = {"source": "folder", "path": str(clips)}
+    params["data"].update(source="folder", path=str(clips))
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     (clips / "AVE").mkdir(parents=True)
     for name in CLIPS:

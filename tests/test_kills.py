@@ -69,18 +69,6 @@ def kill_then_finish(undisturbed, stage, moments):
     return written(project.folder, stage)
 
 
-def test_a_killed_training_goes_on_to_the_same_bytes(project):
-    before = written(project.folder, "train")
-    running = start(project, "train")
-    while not list(project.folder.glob(".work/train/*/state/seed-0.pt")):
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert "train seed-0: epoch 1/2" not in project.run("python", "-m", "stages.train")
-    assert written(project.folder, "train") == before
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_killed_again_and_again_goes_on_to_the_same_bytes(undisturbed, stage):

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image
 
 from tests.project import Project
+from tests.test_kills import start, written
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,16 +131,27 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
 
 
 def test_a_full_disk_ends_in_one_message_and_leaves_nothing_wrong(project):
-    features = project.folder / "data/features.h5"
-    before = features.read_bytes()
+    before = {path.name: path.read_bytes() for path in (project.folder / "data/clips").iterdir()}
     # Files of at most 300 KiB stand for the full disk.
-    printed = project.run("bash", "-c", "ulimit -f 300; python -m stages.extract", fails=True)
-    (message,) = (line for line in printed.splitlines() if line.startswith("error: "))
-    assert "File too large. Free space, or make it writable; the same command then goes" in message
-    assert "Traceback (most" not in printed
-    assert features.read_bytes() == before
-    project.run("python", "-m", "stages.extract")
-    assert features.read_bytes() == before
+    printed = project.run("bash", "-c", "ulimit -f 300; python -m stages.decode", fails=True)
+    assert "File too large. Free space, or make it writable; the same command then" in printed
+    assert "Traceback" not in printed
+    for _ in range(2):
+        now = {path.name: path.read_bytes() for path in (project.folder / "data/clips").iterdir()}
+        assert now == before
+        project.run("python", "-m", "stages.decode")
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(project):
+    before = written(project.folder, "train")
+    running = start(project, "train")
+    while not list(project.folder.glob(".work/train/*/state/seed-0.pt")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert "train seed-0: epoch 1/2" not in project.run("python", "-m", "stages.train")
+    assert written(project.folder, "train") == before
 
 
 def test_inspect_draws_what_the_pipeline_sees(project):
