@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="see what is installed, found and missing, and how to mend it",
+        description="Looks at this machine and at the project in the current folder, and changes "
+        "nothing. The exit status is 1 where there is something to mend.",
+    )
+    doctor.set_defaults(command=_doctor)
+
     index = commands.add_parser(
         "index",
         help="note a folder's clips, so that the pipeline notices when they change",
@@ -142,6 +150,18 @@ def _check(options: argparse.Namespace) -> None:
             f"{options.folder}: {len(checked.problems)} problems:{listed(checked.problems)}"
         )
     print(f"\n{options.folder}: no problems")
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from cace.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'!' if finding.mend else ' '} {finding.what:<22} {finding.found}")
+        if finding.mend:
+            print(f"    {finding.mend}")
+    if wrong := sum(bool(finding.mend) for finding in findings):
+        raise UserError(f"{wrong} of {len(findings)} to mend, marked with !")
 
 
 def _index(options: argparse.Namespace) -> None:

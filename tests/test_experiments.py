@@ -1,0 +1,62 @@
+"""Experiments through DVC's own commands: ablations, queues, branches, other sources."""
+
+import json
+import os
+import shutil
+
+import yaml
+
+from tests.project import ROOT
+
+STAGES = ("download", "decode", "finetune", "extract", "train", "evaluate")
+
+
+def test_an_ablation_trains_again_and_nothing_else(project):
+    printed = project.run("dvc", "exp", "run", "--temp", "-S", "bece.lambda=0.4", "-n", "weaker")
+    ran = [name for name in STAGES if f"Running stage '{name}'" in printed]
+    assert ran == ["train", "evaluate"]
+    assert "weaker" in project.run("dvc", "exp", "show", "--csv")
+    assert "bece.lambda" in project.run("dvc", "params", "diff", "main", "weaker")
+    assert "0.4" in project.run("dvc", "params", "diff", "main", "weaker")
+    assert "test.accuracy" in project.run("dvc", "metrics", "diff", "--all", "main", "weaker")
+
+
+def test_a_queue_of_experiments_runs(project):
+    project.run("dvc", "exp", "run", "--queue", "-S", "guidance.mode=none,visual")
+    project.run("dvc", "exp", "run", "--run-all")
+    rows = project.run("dvc", "exp", "show", "--csv", "--drop", "metrics.*|data.*|cace.*|stages.*")
+    assert "none" in rows and "visual" in rows
+
+
+def test_a_users_folder_runs_and_its_files_stay_his(project, tmp_path):
+    clips = tmp_path / "my clips"
+    shutil.copytree(project.folder / "data/media", clips, copy_function=shutil.copyfile)
+    (clips / "manifest.csv").unlink()
+    printed = project.run(
+        "dvc", "exp", "run", "--temp", "-n", "mine",
+        "-S", "data.source=folder", "-S", f"data.path={clips}",
+    )  # fmt: skip
+    assert "Running stage 'evaluate'" in printed
+    for file in (clips / "AVE").iterdir():
+        assert file.stat().st_nlink == 1
+        assert os.access(file, os.W_OK)
+
+
+def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
+    project.run("dvc", "repro", "ablations/dvc.yaml:train@random")
+    cells = project.folder / "data/ablations/cells"
+    cell = json.loads((cells / "random.json").read_text())
+    assert cell["encoders"]["visual"]["weights"] == "none"
+    assert cell["epochs"] == 1
+    # The other cells take as long each: the same file stands for them.
+    for name in yaml.safe_load((ROOT / "ablations/params.yaml").read_text())["cells"]:
+        if name != "random":
+            shutil.copy(cells / "random.json", cells / f"{name}.json")
+    project.run("python", "-m", "ablations.tables")
+    tables = project.json("metrics/ablations/tables.json")
+    (random, _, _), accuracy = tables["table_3"], cell["test"]["accuracy"]
+    assert (random["test"]["accuracy"], random["paper"]) == (accuracy, 80.8)
+    lines = (project.folder / "metrics/ablations/tables.md").read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith("| w/o More Efficient Encoders"))
+    cells_of_row = [text.strip() for text in row.split("|")]
+    assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.2f}"]
