@@ -157,7 +157,7 @@ def _doctor(_: argparse.Namespace) -> None:
 
     findings = examine()
     for finding in findings:
-        print(f"{'!' if finding.mend else ' '} {finding.what:<22} {finding.found}")
+        print(f"{'!' if finding.mend else ' '} {finding.what:<28} {finding.found}")
         if finding.mend:
             print(f"    {finding.mend}")
     if wrong := sum(bool(finding.mend) for finding in findings):

@@ -24,7 +24,7 @@ def test_a_detached_head_left_by_a_killed_experiment_is_mended(fresh):
     fresh.run("git", "checkout", "-q", "--detach")
     fresh.run("git", "update-ref", "refs/exps/exec/EXEC_BASELINE", "HEAD")
     printed = fresh.run("cace", "doctor", fails=True)
-    assert "! git                    on a detached HEAD" in printed
+    assert "! git                          on a detached HEAD" in printed
     assert "`git checkout main` and `git update-ref -d refs/exps/exec/EXEC_BASELINE`" in printed
     fresh.run("git", "checkout", "-q", "main")
     fresh.run("git", "update-ref", "-d", "refs/exps/exec/EXEC_BASELINE")
@@ -43,7 +43,7 @@ def test_missing_weights_are_named_with_their_link_and_place(fresh):
     profile = fresh.folder / "profiles/mini.yaml"
     profile.write_text(profile.read_text().replace("efficientnet_lite0", "vgg19"))
     printed = fresh.run("cace", "doctor", fails=True)
-    assert "! weights of vgg19       not here" in printed
+    assert "! weights of vgg19             not here" in printed
     assert "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in printed
 
 
