@@ -107,7 +107,7 @@ def raw(name):
         ("../evil.mp4", "a path with .."),
         ("AVE_Dataset/AVE/../../../evil.mp4", "a path with .."),
         ("AVE_Dataset/..", "a path with .."),
-        ("/tmp/evil.mp4", "an absolute path"),
+        ("/evil.mp4", "an absolute path"),
         ("C:/evil.mp4", "an absolute path"),
         ("C:evil.mp4", "an absolute path"),
         (raw("..\\evil.mp4"), "a backslash"),
@@ -132,7 +132,7 @@ def test_a_member_that_could_leave_the_folder_is_named_and_nothing_is_unpacked(
         unpack(archive, inner / "media")
     assert f"{name!r}: {reason}" in str(caught.value)
     assert files_under(tmp_path) == before
-    assert not Path("/tmp/evil.mp4").exists()
+    assert not Path("/evil.mp4").exists()
 
 
 def test_all_dangerous_members_are_named_at_once(tmp_path):
