@@ -6,7 +6,8 @@ rate, averaged over its channels, placed by timestamp and resampled with soxr: F
 resampler makes float mono 3 dB too loud. docs/clips.md lists what becomes of each kind of clip.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ SAME_TIME_SECONDS = 5e-5
 # Sound frames that start within this of where the last one ended follow without a gap.
 CONTIGUOUS_SECONDS = 0.02
 
+# A longer silence of the timestamps is taken for a damaged file, not for hours of one picture.
+LONGEST_GAP_SECONDS = 3600
+
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -38,6 +42,21 @@ class Clip(NamedTuple):
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
     picture_seconds: float  # how much of it the file holds; the rest repeats the nearest frame
     sound_seconds: float  # likewise; the rest is silence
+
+
+class Segment(NamedTuple):
+    """One second of a video."""
+
+    frames: UInt8[np.ndarray, "fps H W 3"]  # RGB
+    sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE samples
+    seconds: float  # how much of it the file holds, of the longer of both tracks
+
+
+class Probe(NamedTuple):
+    """What can be said of a video before it is decoded."""
+
+    seconds: float | None  # None: the container does not say
+    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders see
 
 
 class _Picture(NamedTuple):
@@ -66,8 +85,7 @@ def decode_clip(
     Raises: UnusableClipError with the reason: no picture or sound track, damaged, or less than
         `min_seconds` of either.
     """
-    times = np.arange(seconds * fps) / fps
-    picker = _FramePicker(times, short_side, crop)
+    picker = _FramePicker(fps, short_side, crop, most=seconds * fps)
     pieces: list[_Sound] = []
     try:
         for item in _decode(path, seconds, picture=backend == "pyav"):
@@ -76,7 +94,9 @@ def decode_clip(
             else:
                 picker.see(item)
         if backend == "decord":
-            frames, begin, end = _decode_with_decord(path, times, short_side, crop)
+            frames, begin, end = _decode_with_decord(
+                path, np.arange(seconds * fps) / fps, short_side, crop
+            )
         else:
             frames, begin, end = picker.finish()
     except av.error.FFmpegError as error:
@@ -89,14 +109,137 @@ def decode_clip(
     return Clip(frames, sound, picture_seconds, sound_seconds)
 
 
-def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sound]:
+def probe(path: Path, *, short_side: int, crop: int) -> Probe:
+    """Looks at the head of a video.
+
+    Raises: UnusableClipError with the reason: no video, or no picture or sound track.
+    """
+    try:
+        with av.open(str(path)) as container:
+            video, _ = _tracks(container)
+            frame = next(container.decode(video), None)
+            seconds = container.duration / av.time_base if container.duration else None
+    except av.error.FFmpegError as error:
+        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
+    if frame is None:
+        raise UnusableClipError("no frame in the picture track")
+    width, height = _scaled_size(frame.width, frame.height, short_side)
+    if round(frame.rotation / 90) % 2:
+        width, height = height, width
+    seen = crop / width, crop / height
+    return Probe(seconds, ((1 - seen[0]) / 2, (1 - seen[1]) / 2, *seen))
+
+
+def decode_segments(
+    path: Path, *, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+) -> Iterator[Segment]:
+    """All seconds of a video of any length; memory holds a few of them.
+
+    The shorter track is continued by its last frame, or by silence.
+    damaged: called with what is damaged, once a place; decoding goes on behind it.
+    Raises: UnusableClipError with the reason: no picture or sound track, or not to be opened.
+    """
+    # Read twice, so that memory stays small however the file interleaves its tracks.
+    pictures = _pictures(path, fps, short_side, crop, damaged)
+    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # both never end
+        seconds = max(picture[1], sound[1])
+        if not seconds:
+            return
+        yield Segment(picture[0], sound[0], seconds)
+
+
+def _pictures(
+    path: Path, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+) -> Iterator[tuple[np.ndarray, float]]:
+    """The frames of each second, and how much of it has a picture; the last frame for ever."""
+    picker = _FramePicker(fps, short_side, crop)
+    for item in _to_the_end(path, damaged, sound=False):
+        assert isinstance(item, _Picture)
+        if picker.shown is not None and item.at_seconds - picker.shown.at_seconds > (
+            LONGEST_GAP_SECONDS
+        ):
+            damaged(f"picture data: nothing from {picker.shown.at_seconds:.0f} s on")
+            break
+        picker.see(item)
+        while len(picker.kept) > fps:  # the picture goes on after this second
+            yield picker.take(fps), 1.0
+    if picker.shown is None:
+        raise UnusableClipError("no frame in the picture track")
+    end = picker.end()
+    while True:
+        second = picker.taken // fps
+        picker.fill((second + 1) * fps)
+        yield picker.take(fps), min(1.0, max(0.0, end - second))
+
+
+def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.ndarray, float]]:
+    """The sound of each second, and how much of it there is; silence for ever."""
+    buffer = np.zeros(0, np.float32)
+    resampler: soxr.ResampleStream | None = None
+    rate, placed = 0, 0  # samples of the track so far, at its own rate
+    for piece in _to_the_end(path, damaged, picture=False):
+        assert isinstance(piece, _Sound)
+        if resampler is None:
+            rate = piece.rate
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        if piece.rate != rate:
+            raise UnusableClipError("the sampling rate changes within the sound track")
+        gap = round(piece.start_seconds * rate) - placed
+        if gap > LONGEST_GAP_SECONDS * rate:
+            damaged(f"sound data: nothing from {placed / rate:.0f} s on")
+            break
+        if abs(gap) <= CONTIGUOUS_SECONDS * rate:
+            gap = 0
+        samples = np.pad(piece.samples[max(0, -gap) :], (max(0, gap), 0))
+        placed += len(samples)
+        buffer = np.concatenate([buffer, resampler.resample_chunk(samples)])
+        while len(buffer) >= SAMPLE_RATE:
+            yield buffer[:SAMPLE_RATE], 1.0
+            buffer = buffer[SAMPLE_RATE:]
+    if resampler is None:
+        raise UnusableClipError("no sound in the sound track")
+    buffer = np.concatenate([buffer, resampler.resample_chunk(buffer[:0], last=True)])
+    while True:
+        second, buffer = buffer[:SAMPLE_RATE], buffer[SAMPLE_RATE:]
+        yield np.pad(second, (0, SAMPLE_RATE - len(second))), len(second) / SAMPLE_RATE
+
+
+def _to_the_end(
+    path: Path, damaged: Callable[[str], None], **tracks: bool
+) -> Iterator[_Picture | _Sound]:
+    """All that can be decoded: a file that breaks off ends there."""
+    try:
+        yield from _decode(path, **tracks, damaged=damaged)
+    except av.error.FFmpegError as error:
+        damaged(f"file: {error.strerror or error}")
+
+
+def _refuse(what: str) -> None:
+    raise UnusableClipError(f"damaged {what}")
+
+
+def _tracks(
+    container: av.container.InputContainer,
+) -> tuple[av.VideoStream, av.AudioStream]:
+    video, audio = container.streams.best("video"), container.streams.best("audio")
+    if not isinstance(video, av.VideoStream):
+        raise UnusableClipError("no picture track")
+    if not isinstance(audio, av.AudioStream):
+        raise UnusableClipError("no sound track")
+    return video, audio
+
+
+def _decode(
+    path: Path,
+    seconds: int = sys.maxsize,
+    *,
+    picture: bool = True,
+    sound: bool = True,
+    damaged: Callable[[str], None] = _refuse,
+) -> Iterator[_Picture | _Sound]:
     """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
     with av.open(str(path)) as container:
-        video, audio = container.streams.best("video"), container.streams.best("audio")
-        if not isinstance(video, av.VideoStream):
-            raise UnusableClipError("no picture track")
-        if audio is None:
-            raise UnusableClipError("no sound track")
+        video, audio = _tracks(container)
         # One thread a clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"
         video.codec_context.thread_count = 1
@@ -106,14 +249,14 @@ def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sou
             # AVI stores no times: FFmpeg's are late by the frames that wait for B-frames. The
             # first frame is the start.
             del time_zero[video.index]
-        streams = [video, audio] if picture else [audio]
+        streams = [*([video] if picture else []), *([audio] if sound else [])]
         unfinished = {stream.index for stream in streams}
         for packet in container.demux(streams):
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
-                what = "picture" if packet.stream is video else "sound"
-                raise UnusableClipError(f"damaged {what} data") from error
+            except av.error.FFmpegError:
+                damaged("picture data" if packet.stream is video else "sound data")
+                continue
             for frame in frames:
                 if not isinstance(frame, av.AudioFrame | av.VideoFrame) or frame.time is None:
                     continue
@@ -123,7 +266,7 @@ def _decode(path: Path, seconds: int, picture: bool) -> Iterator[_Picture | _Sou
                 elif isinstance(frame, av.AudioFrame):
                     yield _to_mono(frame, at)
                 elif frame.is_corrupt:
-                    raise UnusableClipError("damaged picture data")
+                    damaged("picture data")
                 else:
                     yield _Picture(frame, at)
             if not unfinished:  # the rest of a long video is not wanted
@@ -142,11 +285,12 @@ def _to_mono(frame: av.AudioFrame, start_seconds: float) -> _Sound:
 
 
 class _FramePicker:
-    """Keeps, for each wanted time, the last frame shown by then; scales only what it keeps."""
+    """Keeps for each k / fps seconds the last frame shown by then; scales only what it keeps."""
 
-    def __init__(self, times: np.ndarray, short_side: int, crop: int) -> None:
-        self.times, self.short_side, self.crop = times, short_side, crop
+    def __init__(self, fps: int, short_side: int, crop: int, most: int = sys.maxsize) -> None:
+        self.fps, self.short_side, self.crop, self.most = fps, short_side, crop, most
         self.kept: list[np.ndarray] = []
+        self.taken = 0
         self.shown: _Picture | None = None
         self.begin = 0.0
         self.longest = 0.0
@@ -165,18 +309,33 @@ class _FramePicker:
         """All frames, the last one repeated; and from when to when there was a picture."""
         if self.shown is None:
             raise UnusableClipError("no frame in the picture track")
-        # The last frame lasts as long as one of the others.
+        self.fill(self.most)
+        return np.stack(self.kept), self.begin, self.end()
+
+    def fill(self, most: int) -> None:
+        """Repeats the last frame, up to `most` in all."""
+        self.most = most
+        self._keep_until(np.inf)
+
+    def end(self) -> float:
+        """Until when there is a picture: the last frame lasts as long as one of the others."""
+        assert self.shown is not None
         last = self.shown.frame
         base = last.time_base
         lasts = float(last.duration * base) if last.duration and base else self.longest
-        self._keep_until(np.inf)
-        return np.stack(self.kept), self.begin, self.shown.at_seconds + lasts
+        return self.shown.at_seconds + (lasts if lasts < LONGEST_GAP_SECONDS else self.longest)
+
+    def take(self, count: int) -> np.ndarray:
+        """The oldest of the kept frames, which are kept no longer."""
+        frames, self.kept = self.kept[:count], self.kept[count:]
+        self.taken += count
+        return np.stack(frames)
 
     def _keep_until(self, next_at: float) -> None:
         assert self.shown is not None
         image = None
-        while len(self.kept) < len(self.times):
-            if self.times[len(self.kept)] + SAME_TIME_SECONDS >= next_at:
+        while (place := self.taken + len(self.kept)) < self.most:
+            if place / self.fps + SAME_TIME_SECONDS >= next_at:
                 break
             if image is None:
                 image = self._scale(self.shown.frame)
