@@ -8,7 +8,22 @@ Axes: B clips, T segments, H W grid, P = H x W positions, V visual, A audio, D m
 C categories; F frames, S sound samples.
 
 Reading order: params, annotations, sources, media, clips, encoders, finetuning, features,
-attention, relation, localizer, losses, metrics, training, checkpoints, evaluation.
+attention, relation, localizer, losses, metrics, training, checkpoints, evaluation, inference.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cace.inference import load
+
+__all__ = ["load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`cace.load`, imported when asked for: torch takes seconds that `cace --help` has not."""
+    if name == "load":
+        from cace.inference import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -148,7 +148,7 @@ def _compress_clip(path: Path | None, jpeg_quality: int, **options: Any) -> Comp
     clip = decode_clip(path, seconds=SEGMENTS, **options)
     return CompressedClip(
         [_to_jpeg(frame, jpeg_quality) for frame in clip.frames],
-        np.rint(np.clip(clip.sound, -1, 1) * SOUND_SCALE).astype(np.int16),
+        _to_int16(clip.sound),
         clip.picture_seconds,
         clip.sound_seconds,
     )
@@ -189,6 +189,18 @@ def _write_shard(
         file["frame_offset"] = offsets
         file.create_dataset("sound", data=sound, chunks=(1, sound.shape[1]))
     write_atomically(target, buffer.getbuffer())
+
+
+def as_stored(
+    frames: UInt8[np.ndarray, "n H W 3"], sound: Float32[np.ndarray, " S"], jpeg_quality: int
+) -> tuple[UInt8[np.ndarray, "n H W 3"], Float32[np.ndarray, " S"]]:
+    """What a store would give back of them: encoders are to see the same outside the pipeline."""
+    seen = [_from_jpeg(_to_jpeg(frame, jpeg_quality)) for frame in frames]
+    return np.stack(seen), _to_int16(sound).astype(np.float32) / SOUND_SCALE
+
+
+def _to_int16(sound: Float32[np.ndarray, " S"]) -> Int16[np.ndarray, " S"]:
+    return np.rint(np.clip(sound, -1, 1) * SOUND_SCALE).astype(np.int16)
 
 
 def _to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:

@@ -1,0 +1,198 @@
+"""Localizing events in videos: windows, seeds, silenced modalities, odd lengths."""
+
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cace
+from cace import checkpoints, inference
+from cace.clips import as_stored
+from cace.encoders.audio import audio_encoder
+from cace.encoders.visual import visual_encoder
+from cace.encoders.weights import fingerprint
+from cace.errors import UserError
+from cace.inference import Decision, Timeline
+from cace.localizer import Localizer
+from cace.media import decode_segments
+from tests.videos import sweep, tone, write_video
+
+FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}
+CATEGORIES = ["bell", "dog", "horn"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Two untrained seeds behind real encoders without fine-tuning."""
+    folder = tmp_path_factory.mktemp("model") / "localizer"
+    encoders = {
+        "visual": {
+            "name": "efficientnet_lite0",
+            "weights": "imagenet",
+            "finetuned_epochs": 0,
+            "sha256": fingerprint(visual_encoder("efficientnet_lite0", "imagenet")),
+        },
+        "audio": {"name": "logmel", "weights": "none"},
+    }
+    for seed in range(2):
+        torch.manual_seed(seed)
+        localizer = Localizer(1280, 128, len(CATEGORIES))
+        localizer.contrast_on = True
+        about = {"categories": CATEGORIES, "encoders": encoders, "frames": FRAMES}
+        checkpoints.save(folder / f"seed-{seed}/best.pt", localizer, about)
+    return folder
+
+
+def video(path, seconds, fps=10):
+    return write_video(path, frames=round(seconds * fps), fps=fps, sound=sweep(seconds))
+
+
+@torch.inference_mode()
+def plain(path, localizer, seconds, silent=()):
+    """Windows at 0, 5, 10, ... and one that ends with the video, each on its own; their mean."""
+    see, hear = visual_encoder("efficientnet_lite0", "imagenet"), audio_encoder("logmel", "none")
+    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print)
+    seen, heard = [], []
+    for segment in islice(decoded, seconds):
+        frames, sound = as_stored(segment.frames, segment.sound, FRAMES["jpeg_quality"])
+        seen.append(see(torch.from_numpy(frames)).mean(dim=0).permute(1, 2, 0))
+        heard.append(hear(torch.from_numpy(sound)[None])[0])
+    visual, audio = torch.stack(seen), torch.stack(heard)
+    visual, audio = visual * ("visual" not in silent), audio * ("audio" not in silent)
+    said = [[] for _ in range(seconds)]
+    for start in sorted({*range(0, max(1, seconds - 9), 5), max(0, seconds - 10)}):
+        out = localizer(visual[None, start : start + 10], audio[None, start : start + 10])
+        for k, relevance in enumerate(out.relevance[0].sigmoid()):
+            said[start + k].append((relevance, *out.class_logits[0].softmax(dim=-1)))
+    means = torch.stack([torch.tensor(one).mean(dim=0) for one in said])
+    return means[:, 0].numpy(), means[:, 1:].numpy()
+
+
+def assert_same(decision, expected):
+    # Apart by what float16 takes away; other seconds differ a hundred times as much.
+    assert decision.relevance == pytest.approx(expected[0], abs=5e-4)
+    assert decision.category == pytest.approx(expected[1], abs=5e-4)
+
+
+@pytest.mark.parametrize("seconds", [3, 10, 18])
+def test_a_second_is_the_mean_of_the_windows_that_hold_it(model, tmp_path, seconds):
+    path = video(tmp_path / "a.mp4", seconds)
+    loaded = cace.load(model / "seed-0/best.pt")
+    timeline = loaded.localize(path)
+    localizer = checkpoints.load(model / "seed-0/best.pt")
+    assert_same(timeline.decision, plain(path, localizer, seconds))
+    assert_same(timeline.without_sound, plain(path, localizer, seconds, silent=["audio"]))
+    assert_same(timeline.without_picture, plain(path, localizer, seconds, silent=["visual"]))
+    assert np.ptp(timeline.decision.relevance) > 0.01
+    assert timeline.attention.shape == (seconds, 2, 2)
+    assert timeline.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(seconds), abs=1e-3)
+
+
+def test_seeds_are_averaged(model, tmp_path):
+    path = video(tmp_path / "a.mp4", 10)
+    both = cace.load(model).localize(path)
+    each = [cace.load(model / f"seed-{seed}/best.pt").localize(path) for seed in range(2)]
+    mean = np.mean([one.decision.relevance for one in each], axis=0)
+    assert both.decision.relevance == pytest.approx(mean, abs=1e-6)
+    assert "2 localizers" in both.model
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept", "remark"),
+    [
+        (12.3, 12.0, "the last 0.3"),
+        (12.7, 12.7, "filled up to one second"),
+        (3.0, 3.0, "shorter than the 10 s"),
+    ],
+)
+def test_odd_lengths_are_handled_and_said(model, tmp_path, seconds, kept, remark):
+    timeline = cace.load(model).localize(video(tmp_path / "a.mkv", seconds))
+    assert timeline.seconds == pytest.approx(kept, abs=0.05)
+    assert len(timeline.gate) == round(kept + 0.3)
+    assert any(remark in said for said in timeline.remarks)
+
+
+def test_an_event_never_ends_after_its_video(model, tmp_path):
+    timeline = cace.load(model).localize(video(tmp_path / "a.mkv", 2.7))
+    (event,) = timeline._replace(
+        decision=Decision(np.ones(3, np.float32), np.eye(3, dtype=np.float32)[[1, 1, 1]])
+    ).events()
+    assert (event.category, event.start) == ("dog", 0.0)
+    assert event.end == pytest.approx(2.7, abs=0.05)
+
+
+def timeline_of(relevance, category, tmp_path):
+    decision = Decision(np.array(relevance, np.float32), np.array(category, np.float32))
+    gate = np.zeros(len(relevance), np.float32)
+    return Timeline(
+        *(tmp_path / "a.mp4", float(len(relevance)), tuple(CATEGORIES), decision, decision),
+        *(decision, gate, None, (0.0, 0.0, 1.0, 1.0), (), "by hand"),
+    )
+
+
+def test_events_are_runs_of_one_category_above_the_threshold(tmp_path):
+    bell, dog = [0.8, 0.2, 0.0], [0.3, 0.7, 0.0]
+    timeline = timeline_of([0.9, 0.7, 0.6, 0.5, 0.8], [bell, bell, dog, dog, dog], tmp_path)
+    assert [event[:3] for event in timeline.events()] == [
+        ("bell", 0.0, 2.0),
+        ("dog", 2.0, 3.0),  # 0.5 is not above 0.5
+        ("dog", 4.0, 5.0),
+    ]
+    assert timeline.events()[0].confidence == pytest.approx(0.8 * (0.9 + 0.7) / 2)
+    # By confidence 0.64, 0.56 and 0.42; shown in the order of time.
+    assert [event.start for event in timeline.events(top=2)] == [0.0, 4.0]
+    assert [event.start for event in timeline.events(top=1)] == [0.0]
+    assert timeline.events(threshold=0.95) == []
+
+
+def test_a_published_checkpoint_stands_behind_vgg19_and_vggish(tmp_path, monkeypatch):
+    no_weights = {
+        name: {**about, "weights": "none"} for name, about in inference.PUBLISHED_ENCODERS.items()
+    }
+    monkeypatch.setattr(inference, "PUBLISHED_ENCODERS", no_weights)
+    monkeypatch.setattr(inference, "PUBLISHED_FRAMES", {**inference.PUBLISHED_FRAMES, "fps": 1})
+    localizer = Localizer(512, 128, 28)
+    names = checkpoints.published_names(localizer)
+    state = localizer.double().state_dict()
+    published = {f"module.{theirs}": state[ours] for ours, theirs in names.items()}
+    torch.save(published, tmp_path / "published.pth.tar")
+    loaded = cace.load(tmp_path / "published.pth.tar")
+    timeline = loaded.localize(video(tmp_path / "a.mp4", 2))
+    assert timeline.categories[0] == "Church bell"
+    assert timeline.attention.shape == (2, 7, 7)
+
+
+def test_an_encoder_of_another_training_is_refused(model, tmp_path):
+    other = visual_encoder("efficientnet_lite0", "none")
+    torch.save({"name": "efficientnet_lite0", "state_dict": other.state_dict()}, tmp_path / "e.pt")
+    with pytest.raises(UserError, match="expected the visual encoder that the localizer was"):
+        cace.load(model, encoder=tmp_path / "e.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("silent.mp4", "no sound track"), ("dark.mp4", "no picture track"), ("page.mp4", "decodable")],
+)
+def test_what_is_no_video_with_sound_says_so(model, tmp_path, name, reason):
+    path = tmp_path / name
+    if name == "silent.mp4":
+        write_video(path, frames=25)
+    elif name == "dark.mp4":
+        write_video(path, picture=False, sound=tone(1))
+    else:
+        path.write_text("<html>not here</html>")
+    with pytest.raises(UserError, match=reason):
+        cace.load(model).localize(path)
+
+
+def test_a_clip_gets_the_predictions_of_the_pipeline(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    predicted = pd.read_csv("data/predictions/test.csv", dtype={"id": str})
+    id_ = predicted["id"][0]
+    expected = predicted[predicted["id"] == id_]
+    timeline = cace.load().localize(f"data/media/AVE/{id_}.mp4")
+    names = [*timeline.categories, "background"]
+    assert timeline.decision.relevance == pytest.approx(expected["relevance"].values, abs=1e-3)
+    assert [names[label] for label in timeline.labels()] == list(expected["predicted"])
