@@ -13,6 +13,8 @@ from tests.project import Project
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["tests.browser"]
+
 ROOT = Path(__file__).parent.parent
 SHAPED = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
