@@ -14,6 +14,8 @@ from cace.params import Guidance
 from cace.sources.folder import INDEX, INDEX_COLUMNS, differences, find_clips, index_of, read_index
 from cace.workspace import workers, write_atomically
 
+FORMATS = ("json", "csv", "vtt", "audacity", "html")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -34,6 +36,53 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    localize = commands.add_parser(
+        "localize",
+        help="find the events of videos: when, and of which category",
+        description="Prints when something of a known category is both seen and heard in each "
+        "video, of any length and container. With --out it also writes files for players, tables "
+        "and editors, and a page with the video, its timeline and where the model looked.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    localize.add_argument(
+        "video", nargs="+", type=Path, metavar="VIDEO", help="file, or folder of files"
+    )
+    localize.add_argument(
+        "--model",
+        type=Path,
+        default=Path("data/models/localizer"),
+        metavar="PATH",
+        help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
+        "published checkpoint (.pth.tar)",
+    )
+    localize.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FILE",
+        help="the fine-tuned visual encoder (default: visual_encoder.pt beside the model)",
+    )
+    localize.add_argument("--out", type=Path, metavar="DIR", help="writes files there")
+    localize.add_argument(
+        "--format",
+        type=_formats,
+        default=",".join(FORMATS),
+        metavar="F,F,...",
+        help="which files: " + ", ".join(FORMATS),
+    )
+    localize.add_argument(
+        "--embed", action="store_true", help="put the video into the page; else the page links it"
+    )
+    localize.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with an Annotations.txt: its events of the file's name are shown on the page",
+    )
+    localize.add_argument("--top", type=_count, metavar="N", help="only the N surest events")
+    _add_threshold(localize)
+    _add_published_settings(localize)
+    localize.set_defaults(command=_localize)
 
     inspect = commands.add_parser(
         "inspect",
@@ -104,19 +153,84 @@ def _parser() -> argparse.ArgumentParser:
         "--features", type=Path, default=Path("data/features.h5"), metavar="FILE", help="the store"
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
-    evaluate.add_argument(
-        "--threshold", type=float, default=0.5, metavar="θ", help="an event is a segment above it"
-    )
-    evaluate.add_argument(
-        "--guidance", choices=get_args(Guidance), default="both", help="who guides"
-    )
-    evaluate.add_argument("--beta", type=float, default=0.4, metavar="β", help="β of Eq. 2")
-    evaluate.add_argument("--psi", type=float, default=0.3, metavar="ψ", help="ψ of Eq. 6")
-    evaluate.add_argument(
-        "--lambda", type=float, default=0.6, metavar="λ", help="λ of Eq. 8", dest="bece_lambda"
-    )
+    _add_threshold(evaluate)
+    _add_published_settings(evaluate)
     evaluate.set_defaults(command=_evaluate)
     return parser
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold", type=_share, default=0.5, metavar="θ", help="an event is a segment above it"
+    )
+
+
+def _add_published_settings(parser: argparse.ArgumentParser) -> None:
+    """Settings that a published checkpoint does not hold."""
+    group = parser.add_argument_group("of a published checkpoint, which does not say them itself")
+    group.add_argument("--guidance", choices=get_args(Guidance), default="both", help="who guides")
+    group.add_argument("--beta", type=float, default=0.4, metavar="β", help="β of Eq. 2")
+    group.add_argument("--psi", type=float, default=0.3, metavar="ψ", help="ψ of Eq. 6")
+    group.add_argument(
+        "--lambda", type=float, default=0.6, metavar="λ", help="λ of Eq. 8", dest="bece_lambda"
+    )
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number >= 1, got {text}")
+    return int(text)
+
+
+def _formats(text: str) -> list[str]:
+    wanted = text.split(",")
+    if strange := sorted(set(wanted) - set(FORMATS)):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(FORMATS)}, got {strange}")
+    return wanted
+
+
+def _localize(options: argparse.Namespace) -> None:
+    from cace.exports import Writer, to_table, videos
+    from cace.inference import load
+
+    files = videos(options.video)
+    writer = Writer(options.out, options.format, files, options.embed, options.truth)
+    localizer = load(
+        options.model,
+        encoder=options.encoder,
+        guidance=options.guidance,
+        beta=options.beta,
+        psi=options.psi,
+        bece_lambda=options.bece_lambda,
+    )
+    failures = []
+    for file in files:
+        try:
+            timeline = localizer.localize(file, show_progress=True)
+            events = timeline.events(options.threshold, options.top)
+            written = writer.write(timeline, events, options.threshold) if options.out else []
+        except UserError as error:
+            failures.append(str(error))
+            print(f"{file}: failed, see below\n")
+            continue
+        print(f"{file} ({timeline.seconds:.1f} s)")
+        for remark in timeline.remarks:
+            print(f"  {remark}")
+        if events:
+            print(to_table(events).to_markdown(index=False))
+        else:
+            print(f"no event above the threshold of {options.threshold:g}")
+        for path in written:
+            print(f"  {path}")
+        print()
+    if failures:
+        raise UserError(f"{len(failures)} of {len(files)} videos failed:{listed(failures)}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -1,0 +1,115 @@
+"""Files that other programs read, each read back by such a program's reader."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import webvtt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cace.errors import UserError
+from cace.exports import Writer, to_audacity, to_csv, to_json, to_vtt, videos
+from cace.inference import Decision, TimedEvent, Timeline
+
+EVENTS = [
+    TimedEvent("Violin, fiddle", 0.0, 3.0, 0.91234),
+    TimedEvent("<b>&\n--> 00:01", 3599.0, 3600.5, 0.5),
+]
+
+
+def test_captions_are_read_as_they_were_meant():
+    captions = webvtt.from_buffer(io.StringIO(to_vtt(EVENTS))).captions
+    assert [(one.start, one.end) for one in captions] == [
+        ("00:00:00.000", "00:00:03.000"),
+        ("00:59:59.000", "01:00:00.500"),
+    ]
+    assert captions[0].text == "Violin, fiddle (91%)"
+    assert captions[1].raw_text == "&lt;b&gt;&amp; --&gt; 00:01 (50%)"  # no tag, no new line
+
+
+@given(st.floats(0, 9_000), st.text(min_size=1))
+def test_no_name_breaks_out_of_its_caption(start, name):
+    text = to_vtt([TimedEvent(name, start, start + 1, 0.5)])
+    (caption,) = webvtt.from_buffer(io.StringIO(text)).captions
+    assert caption.start_in_seconds == pytest.approx(int(start), abs=1)
+    assert caption.raw_text.endswith("(50%)")
+
+
+def test_csv_is_read_by_pandas():
+    table = pd.read_csv(io.StringIO(to_csv(EVENTS)))
+    assert list(table.columns) == ["start", "end", "category", "confidence"]
+    assert list(table["category"]) == [event.category for event in EVENTS]
+    assert table["confidence"][0] == 0.9123
+
+
+def test_audacity_labels_are_three_columns_a_line():
+    lines = to_audacity(EVENTS).splitlines()
+    assert [line.split("\t") for line in lines] == [
+        ["0.000000", "3.000000", "Violin, fiddle"],
+        ["3599.000000", "3600.500000", "<b>& --> 00:01"],
+    ]
+
+
+def timeline(file):
+    rng = np.random.default_rng(0)
+    decision = Decision(
+        rng.uniform(size=3).astype(np.float32), rng.dirichlet([1, 1], 3).astype(np.float32)
+    )
+    return Timeline(
+        *(file, 3.0, ("a", "</script><script>alert(1)</script>"), decision, decision, decision),
+        *(decision.relevance, rng.uniform(size=(3, 2, 2)).astype(np.float32)),
+        *((0.125, 0.0, 0.75, 1.0), ("a remark",), "a model"),
+    )
+
+
+def test_json_holds_every_second(tmp_path):
+    line = timeline(tmp_path / "a.mp4")
+    content = json.loads(to_json(line, line.events(0.0), 0.0))
+    assert content["relevance"] == pytest.approx(line.decision.relevance.tolist(), abs=1e-4)
+    assert np.shape(content["category"]) == (3, 2)
+    assert np.shape(content["attention"]) == (3, 2, 2)
+    assert content["events"][0]["start"] == 0.0
+    assert content["remarks"] == ["a remark"]
+
+
+def test_one_name_gets_all_forms_and_two_videos_never_share_one(tmp_path):
+    files = [tmp_path / "a.mp4", tmp_path / "b.mkv", tmp_path / "other/b.mkv"]
+    writer = Writer(tmp_path / "out", ["json", "csv", "vtt", "audacity", "html"], files)
+    written = [writer.write(timeline(file), EVENTS, 0.5) for file in files]
+    assert [path.name for path in written[0]] == ["a.json", "a.csv", "a.vtt", "a.txt", "a.html"]
+    assert written[1][0].name == "b.mkv.json"
+    assert written[2][0].name == "b.mkv-2.json"
+    assert all(path.is_file() for paths in written for path in paths)
+
+
+def test_a_page_names_a_category_without_running_it(tmp_path):
+    writer = Writer(tmp_path, ["html"], [tmp_path / "a.mp4"])
+    (page,) = writer.write(timeline(tmp_path / "a.mp4"), [], 0.0)
+    assert not re.search(r"<script>alert", page.read_text())
+
+
+def test_truth_is_taken_from_the_rows_of_the_file_s_name(tmp_path):
+    (tmp_path / "Annotations.txt").write_text(
+        "A bell&a&good&2&5\nA dog&b&good&0&10\nA dog&c&good&0&10\n"
+    )
+    writer = Writer(tmp_path, ["html"], [tmp_path / "a.mp4"], truth=tmp_path)
+    (page,) = writer.write(timeline(tmp_path / "a.mp4"), [], 0.5)
+    assert "A bell" in page.read_text()
+    assert "A dog" not in page.read_text()
+
+
+def test_a_folder_gives_its_videos_each_once(tmp_path):
+    for name in ("b.MKV", "a.mp4", "notes.txt", "deep/c.webm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.name for path in videos([tmp_path / "b.MKV", tmp_path])]
+    assert names == ["b.MKV", "a.mp4", "c.webm"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="expected videos in it, found none"):
+        videos([tmp_path / "empty"])
+    with pytest.raises(UserError, match="no such file or folder"):
+        videos([tmp_path / "gone.mp4"])
