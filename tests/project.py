@@ -65,8 +65,14 @@ ablations:
 class Project:
     """A copy of this project in a repository of its own, with very small data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: bool = True) -> None:
+        """start: makes the copy; else the folder is one already."""
         self.folder = folder
+        if start:
+            self._start()
+
+    def _start(self) -> None:
+        folder = self.folder
         for name in COPIED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

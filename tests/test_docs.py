@@ -1,0 +1,72 @@
+"""Every command of the README and of docs is run, as a reader would, in a small project."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.project import ROOT, Project
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# Where these need the network, they end in the message that says what to get, and from where.
+OFFLINE = {
+    "dvc exp run -S data.source=ave": "AVE_Dataset.zip",
+    "dvc exp run -S data.source=released -S data.path=/path/to/files": "visual_feature.h5",
+}
+TOO_LONG = {"dvc repro ablations/dvc.yaml"}  # 17 trainings: test_experiments.py runs one of them
+
+
+def blocks(page):
+    return re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def reader(project, tmp_path):
+    """Somebody in a project of his own, with videos and clips of his own, and without a network."""
+    folder = tmp_path / "cace"
+    shutil.copytree(project.folder, folder, symlinks=True)
+    clips = tmp_path / "clips"
+    shutil.copytree(folder / "data/media", clips, copy_function=shutil.copyfile)
+    (clips / "manifest.csv").unlink()
+    (folder / "videos").mkdir()
+    for name, video in zip(("../holiday.mp4", "b.mp4"), (clips / "AVE").iterdir(), strict=False):
+        shutil.copyfile(video, folder / "videos" / name)
+    (tmp_path / "files").mkdir()
+    return Project(folder, start=False)
+
+
+def as_run(command, reader):
+    """The command with the reader's own paths and names."""
+    outside = reader.folder.parent
+    for place in ("clips", "files", "storage"):
+        command = command.replace(f"/path/to/{place}", str(outside / place))
+    command = command.replace("/path/to/repository", str(reader.folder))
+    command = command.replace("EXPERIMENT", "$(dvc exp list --name-only | head -1)")
+    return re.sub(r"^make\b", f"make --dry-run -C {ROOT}", command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_page_runs(page, reader):
+    for language, text in blocks(page):
+        if language == "python":
+            reader.run("python", "-c", text)
+            continue
+        script = ["set -euo pipefail", "export HTTPS_PROXY=http://127.0.0.1:9"]
+        for command in text.splitlines():
+            bare = re.sub(r"\s+#.*", "", command).strip()
+            if bare in OFFLINE:
+                assert OFFLINE[bare] in reader.run(
+                    "env", "HTTPS_PROXY=http://127.0.0.1:9", "bash", "-c", as_run(bare, reader),
+                    fails=True,
+                )  # fmt: skip
+                reader.run("git", "checkout", "-q", ".")
+            elif bare and bare not in TOO_LONG:
+                script.append(as_run(bare, reader))
+        reader.run("bash", "-c", "\n".join(script))
+
+
+def test_every_page_is_read():
+    commands = [text for page in PAGES for language, text in blocks(page)]
+    assert len(commands) >= 10
+    text = "".join(commands)
+    assert all(command in text for command in (*OFFLINE, *TOO_LONG))
