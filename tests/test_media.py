@@ -4,6 +4,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -79,6 +80,47 @@ def test_short_sound_is_followed_by_silence(tmp_path):
     assert np.abs(clip.sound[int(9.4 * SAMPLE_RATE) :]).max() == 0
 
 
+def without_sound_between(start, end, source, target):
+    """Copies a file without the packets of sound that begin in there."""
+    with av.open(str(source)) as whole, av.open(str(target), "w") as copy:
+        streams = {s.index: copy.add_stream_from_template(s) for s in whole.streams}
+        for packet in whole.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio" and start <= packet.pts * packet.time_base < end:
+                continue
+            packet.stream = streams[packet.stream.index]
+            copy.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("mp4", "aac"), ("mkv", "flac")])
+def test_a_gap_in_the_sound_is_silent_and_what_follows_keeps_its_time(tmp_path, ending, codec):
+    whole = write_video(tmp_path / f"whole.{ending}", sound=sweep(), sound_codec=codec)
+    clip = decode(without_sound_between(4.0, 4.5, whole, tmp_path / f"gap.{ending}"))
+    source = sweep(10, SAMPLE_RATE, channels=1)[0]
+    assert clip.sound_seconds == pytest.approx(9.5, abs=0.05)
+    # A packet of FLAC lasts 0.1 s, and one of AAC sounds on into the next.
+    before, gap, after = (
+        slice(int(begin * SAMPLE_RATE), int(end * SAMPLE_RATE))
+        for begin, end in ((0, 3.9), (4.15, 4.45), (4.65, 9.9))
+    )
+    assert np.abs(clip.sound[gap]).max() < 0.001
+    for part in (before, after):
+        late, level = offset_and_level(clip.sound[part], source[part])
+        assert abs(late) <= SAMPLE_RATE / 1000
+        assert level == pytest.approx(1, abs=0.01)
+
+
+def test_times_that_the_file_rounds_to_a_millisecond_tear_no_gaps(tmp_path):
+    wave = sweep(rate=44_100)  # 4096 samples a packet: no whole milliseconds
+    path = write_video(tmp_path / "a.mkv", sound=wave, rate=44_100, sound_codec="flac")
+    clip, source = decode(path), sweep(10, SAMPLE_RATE, channels=1)[0]
+    assert clip.sound_seconds == 10
+    middle = slice(SAMPLE_RATE, 9 * SAMPLE_RATE)
+    assert np.abs(clip.sound[middle] - source[middle]).max() < 0.01
+
+
 def test_a_portrait_clip_is_cropped_to_its_middle(tmp_path):
     path = write_video(tmp_path / "a.mp4", size=(96, 128), sound=tone())
     assert counters(decode(path), (96, 128))[:20] == [int(k * 25 / 16) for k in range(20)]
@@ -122,10 +164,9 @@ def test_an_unusable_clip_says_why(tmp_path, kind: Kind):
 def test_the_documented_kinds_are_the_tested_ones():
     page = (Path(__file__).parent.parent / "docs/clips.md").read_text()
     rows = re.findall(r"^\| (?!kind of clip|---)([^|]+?) \|", page, re.MULTILINE)
-    # test_clips.py tests the last two.
-    assert sorted(rows) == sorted(
-        {kind.row for kind in KINDS} | {"hangs the decoder", "crashes it"}
-    )
+    # A test above tests the first, and test_clips.py the last two.
+    elsewhere = {"a gap in the sound", "hangs the decoder", "crashes it"}
+    assert sorted(rows) == sorted({kind.row for kind in KINDS} | elsewhere)
 
 
 @pytest.mark.slow
