@@ -11,6 +11,7 @@ import pandas as pd
 
 from cace.annotations import SPLITS, Annotations, read_annotations
 from cace.clips import MediaFile, decode_clips
+from cace.media import FORMATS
 from cace.sources.folder import CONTAINERS, differences, find_clips, index_of
 
 # Enough to meet whatever is damaged: every frame is decoded, few are kept.
@@ -86,7 +87,7 @@ def _facts(path: Path | None) -> Facts:
     if path is None:
         return Facts()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FORMATS) as container:
             video, audio = container.streams.best("video"), container.streams.best("audio")
             seconds = (container.duration or 0) / av.time_base
             rate = getattr(video, "average_rate", None)

@@ -27,6 +27,9 @@ CONTIGUOUS_SECONDS = 0.02
 # A longer silence of the timestamps is taken for a damaged file, not for hours of one picture.
 LONGEST_GAP_SECONDS = 3600
 
+# What holds a clip itself. FFmpeg knows formats that lead it to other files and addresses, too.
+FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
+
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -115,7 +118,7 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     Raises: UnusableClipError with the reason: no video, or no picture or sound track.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FORMATS) as container:
             video, _ = _tracks(container)
             frame = next(container.decode(video), None)
             seconds = container.duration / av.time_base if container.duration else None
@@ -238,7 +241,7 @@ def _decode(
     damaged: Callable[[str], None] = _refuse,
 ) -> Iterator[_Picture | _Sound]:
     """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), options=FORMATS) as container:
         video, audio = _tracks(container)
         # One thread a clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"

@@ -147,6 +147,12 @@ def nonsense(content: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(content)
 
 
+def leading_elsewhere(path: Path) -> None:
+    """Writes a list in the words of FFmpeg that names a good file."""
+    write_video(path.with_name("elsewhere.mp4"), size=SIZE, sound=sweep())
+    path.write_text("ffconcat version 1.0\nfile elsewhere.mp4\n")
+
+
 def rotated(degrees: int) -> Kind:
     """A picture that a player turns."""
     make = video(rotation=degrees)
@@ -264,4 +270,5 @@ KINDS = (
         nonsense(np.random.default_rng(0).bytes(100_000)),
         "not decodable|no picture track",
     ),
+    Kind(NO_VIDEO, "list.mp4", leading_elsewhere, "not decodable"),
 )
