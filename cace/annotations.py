@@ -21,6 +21,7 @@ SEGMENTS = 10  # T: one-second segments of a clip
 SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
 SPLIT_SEED = 0
+LONGEST_ID = 200  # bytes; file systems take 255, with what is put around it
 PUBLISHED_KEY = "avadataset"  # the data set in AVE's published HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
@@ -144,7 +145,7 @@ def read_lines(path: Path, problems: list[str]) -> list[Line]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
     lines = []
-    for number, content in enumerate(text.splitlines(), start=1):
+    for number, content in enumerate(text.split("\n"), start=1):
         is_header = number == 1 and content.startswith("Category&")
         if not content.strip() or is_header:
             continue
@@ -162,16 +163,17 @@ def _parse(content: str, number: int) -> Line | str:
     if len(fields) != 5:
         return "expected Category&VideoID&Quality&StartTime&EndTime"
     category, id_, _quality, start, end = fields
-    if not category or not is_safe_id(id_):
-        return "expected a category and a plain file name as id"
+    if not (category and category.isprintable() and is_safe_id(id_)):
+        return "expected a printable category and a plain file name as id"
     if not (start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= SEGMENTS):
         return f"expected whole seconds 0 <= start <= end <= {SEGMENTS}"
     return Line(number, category, id_, int(start), int(end))
 
 
 def is_safe_id(id_: str) -> bool:
-    """An id becomes a file name: no path parts, no control characters."""
-    return bool(id_) and id_ not in (".", "..") and id_.isprintable() and not set(id_) & set("/\\:")
+    """An id becomes a file name: no path parts, no control characters, not too long for one."""
+    plain = id_.isprintable() and not set(id_) & set("/\\:") and id_ not in ("", ".", "..")
+    return plain and len(id_.encode()) <= LONGEST_ID
 
 
 def _read_splits(

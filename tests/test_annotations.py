@@ -63,7 +63,7 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path):
         read_annotations(write(tmp_path, rows, train="Bark&ddd&good&0&2\n", val="", test=TEST))
     text = str(caught.value)
     for line in (
-        "Annotations.txt, line 2: expected a category and a plain file name as id",
+        "Annotations.txt, line 2: expected a printable category and a plain file name as id",
         "Annotations.txt, line 3: expected whole seconds 0 <= start <= end <= 10",
         "Annotations.txt, line 4: expected Category&VideoID&Quality&StartTime&EndTime",
         "testSet.txt, line 1: aaa (Church bell) is not in Annotations.txt",
@@ -134,8 +134,20 @@ def test_too_few_clips_to_make_splits_from_are_refused(tmp_path):
         without_splits(tmp_path, (2, 1))
 
 
-@pytest.mark.parametrize("id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x"])
+@pytest.mark.parametrize("id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x", "a\u2028b", "a" * 201])
 def test_an_id_that_is_no_plain_file_name_is_refused(tmp_path, id_):
     rows = f"Bark&{id_}&good&0&3\n"
-    with pytest.raises(UserError, match="line 1: expected a category and a plain file name"):
+    with pytest.raises(
+        UserError, match="line 1: expected a printable category and a plain file name"
+    ):
         read_annotations(write(tmp_path, rows, train=rows, val="", test=""))
+
+
+@pytest.mark.parametrize(
+    "category", ["", "Bark\u2028Bark", "Bark\x0bBark", "\x1b[2JBark", "Bark\0"]
+)
+def test_a_category_that_would_break_lines_or_terminals_is_refused(tmp_path, category):
+    rows = f"Bark&a&good&0&3\n{category}&b&good&0&3\n"
+    with pytest.raises(UserError, match="line 2: expected a printable category") as caught:
+        read_annotations(write(tmp_path, rows, train=rows, val="", test=""))
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
