@@ -91,10 +91,15 @@ def scratch(stage: str, *identity: Any) -> Iterator[Path]:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Puts a finished file or folder in its place, in one step."""
+    """Puts a finished file or folder in its place.
+
+    An older folder is moved beside `finished` first: where that is not allowed, it stays whole.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() and not out.is_symlink():
-        shutil.rmtree(out)
+        older = finished.with_name(f"{finished.name}.old")
+        shutil.rmtree(older, ignore_errors=True)
+        out.rename(older)
     finished.replace(out)
 
 
@@ -103,11 +108,15 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -59,6 +60,20 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     assert [path.name for path in (tmp_path / "out/clips").iterdir()] == ["new"]
 
 
+def test_a_folder_that_cannot_be_moved_away_stays_whole(tmp_path, monkeypatch):
+    for place in ("work", "out/clips"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "shard").write_text(place)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        publish(tmp_path / "work", tmp_path / "out/clips")
+    assert (tmp_path / "out/clips/shard").read_text() == "out/clips"
+
+
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     write_atomically(tmp_path / "a", "old")
 
@@ -68,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "old"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
 def test_a_number_that_json_lacks_is_refused(tmp_path):
