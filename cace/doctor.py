@@ -1,6 +1,7 @@
 """What is installed, found and missing, and how to mend it."""
 
 import importlib.util
+import json
 import platform
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ def examine() -> list[Finding]:
     except UserError as error:
         return [*findings, Finding("settings", "wrong", str(error))]
     findings.append(Finding("settings", f"source {params.data.source}"))
-    return [*findings, *_weights(params), *_folder(params), *_stages()]
+    return [*findings, *_weights(params), *_folder(params), *_stages(), *_cache()]
 
 
 def _machine() -> Iterator[Finding]:
@@ -107,6 +108,18 @@ def _git() -> Iterator[Finding]:
         else "on a detached HEAD, as a killed `dvc exp run` leaves it",
         " and ".join(mends),
     )
+
+
+def _cache() -> Iterator[Finding]:
+    if not Path("dvc.lock").exists():
+        return
+    status = json.loads(_run("dvc", "data", "status", "--json") or "{}")
+    if lacks := [name for name in status.get("not_in_cache", []) if Path(name).exists()]:
+        yield Finding(
+            "DVC's cache",
+            f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
+            "make room there, or make it writable; then `dvc commit` takes them in as they are",
+        )
 
 
 def _run(*command: str) -> str:

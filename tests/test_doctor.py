@@ -4,12 +4,25 @@ import shutil
 
 import pytest
 
+from cace import doctor
+from cace.cli import main
 from tests.project import Project
 
 
 @pytest.fixture
-def fresh(tmp_path):
-    return Project(tmp_path / "cace")
+def fresh(tmp_path, monkeypatch):
+    """A project that has not run yet, as the current folder."""
+    project = Project(tmp_path / "cace")
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("DVC_ROOT", str(project.folder))
+    for name in ("PATH", "DVC_SITE_CACHE_DIR"):
+        monkeypatch.setenv(name, project.environment[name])
+    return project
+
+
+def mends():
+    """What is found and to be done where something is wrong, by its name."""
+    return {line.what: f"{line.found}: {line.mend}" for line in doctor.examine() if line.mend}
 
 
 def test_a_fresh_project_has_nothing_to_mend(fresh):
@@ -20,31 +33,51 @@ def test_a_fresh_project_has_nothing_to_mend(fresh):
     assert "!" not in printed
 
 
+def test_what_is_wrong_is_marked_and_the_status_is_not_0(monkeypatch, capsys):
+    findings = [doctor.Finding("git", "no repository", "`git init`"), doctor.Finding("dvc", "3.60")]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    with pytest.raises(SystemExit, match="1 of 2 to mend, marked with !"):
+        main(["doctor"])
+    git, mend, dvc = capsys.readouterr().out.splitlines()
+    assert git.split() == ["!", "git", "no", "repository"]
+    assert mend.strip() == "`git init`"
+    assert dvc.split() == ["dvc", "3.60"]
+
+
 def test_a_detached_head_left_by_a_killed_experiment_is_mended(fresh):
     fresh.run("git", "checkout", "-q", "--detach")
     fresh.run("git", "update-ref", "refs/exps/exec/EXEC_BASELINE", "HEAD")
-    printed = fresh.run("cace", "doctor", fails=True)
-    assert "! git                          on a detached HEAD" in printed
-    assert "`git checkout main` and `git update-ref -d refs/exps/exec/EXEC_BASELINE`" in printed
-    fresh.run("git", "checkout", "-q", "main")
-    fresh.run("git", "update-ref", "-d", "refs/exps/exec/EXEC_BASELINE")
-    assert "!" not in fresh.run("cace", "doctor")
+    found, mend = mends()["git"].split(": ")
+    assert found.startswith("on a detached HEAD")
+    for command in mend.split(" and "):
+        fresh.run(*command.strip("`").split())
+    assert mends() == {}
 
 
 def test_wrong_settings_are_named(fresh):
     params = fresh.folder / "params.yaml"
     params.write_text(params.read_text().replace("tau: 0.01", "tau: cold"))
-    assert "params.yaml, bece.tau: expected a valid number" in fresh.run(
-        "cace", "doctor", fails=True
-    )
+    assert "params.yaml, bece.tau: expected a valid number" in mends()["settings"]
 
 
-def test_missing_weights_are_named_with_their_link_and_place(fresh):
+def test_missing_weights_are_named_with_their_link_and_place(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("CACE_DATA", str(tmp_path))
+    monkeypatch.setattr(doctor.torch.hub, "get_dir", lambda: str(tmp_path))
     profile = fresh.folder / "profiles/mini.yaml"
     profile.write_text(profile.read_text().replace("efficientnet_lite0", "vgg19"))
-    printed = fresh.run("cace", "doctor", fails=True)
-    assert "! weights of vgg19             not here" in printed
-    assert "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in printed
+    found = mends()["weights of vgg19"]
+    assert found.startswith("not here: ")
+    assert "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in found
+    assert found.endswith(f"into {tmp_path}")
+
+
+def test_what_the_cache_of_dvc_lacks_is_named(fresh):
+    (fresh.folder / "data/media").mkdir()
+    (fresh.folder / "data/media/Annotations.txt").write_text("Bark&a&good&0&3")
+    fresh.run("dvc", "commit", "-f", "download")
+    assert mends() == {}
+    shutil.rmtree(fresh.folder / ".dvc/cache")
+    assert mends()["DVC's cache"].startswith("lacks data/media/ in ")
 
 
 def test_a_folder_that_is_not_as_indexed_is_named(fresh, tmp_path):
@@ -56,9 +89,8 @@ def test_a_folder_that_is_not_as_indexed_is_named(fresh, tmp_path):
     params = fresh.folder / "params.yaml"
     text = params.read_text().replace("source: mini", "source: folder")
     params.write_text(text.replace("  path:", f"  path: {clips}"))
-    assert "! data.path" in fresh.run("cace", "doctor", fails=True)
-    fresh.run("cace", "index", str(clips))
-    assert "3 clips, as indexed" in fresh.run("cace", "doctor")
-    shutil.copy(clips / "AVE/a.mp4", clips / "AVE/b.mp4")
+    assert "not as indexed" in mends()["data.path"]
+    main(["index", str(clips)])
+    assert mends() == {}
     (clips / "AVE/c.mp4").write_text("longer")
-    assert "not as indexed" in fresh.run("cace", "doctor", fails=True)
+    assert "not as indexed" in mends()["data.path"]
