@@ -1,0 +1,241 @@
+"""The published feature files: held against each other, and converted into the feature store."""
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+
+from cace import extraction
+from cace.annotations import AVE_CATEGORIES, SPLITS
+from cace.errors import UserError
+from cace.extraction import convert_features
+from cace.features import FeatureStore
+from cace.published import read_published
+from tests.releases import (
+    NAMES,
+    ROWS,
+    SPLIT_OF,
+    annotation_lines,
+    one_hot_labels,
+    write,
+    write_release,
+)
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A folder with all files of tests/releases.py."""
+    return write_release(tmp_path / "release")
+
+
+@pytest.mark.parametrize("header", ["", "Category&VideoID&Quality&StartTime&EndTime\n"])
+def test_a_row_is_the_same_line_with_or_without_a_header(release, header):
+    text = (release / "Annotations.txt").read_text()
+    (release / "Annotations.txt").write_text(header + text)
+    annotations = read_published(release).annotations
+    assert annotations.categories == NAMES
+    assert annotations.rows[3] == ("-id03", 0, 0, 7, "test")
+    assert [row.split for row in annotations.rows] == SPLIT_OF
+
+
+def test_an_id_that_stands_twice_is_two_rows(release):
+    rows = read_published(release).annotations.rows
+    assert rows[1] == ("-id01", 0, 1, 5, "train")
+    assert rows[9] == ("-id01", 1, 1, 5, "train")
+
+
+def test_a_clip_without_any_event_is_background_and_no_difference(release):
+    published = read_published(release)
+    assert published.labels[2].tolist() == [3] * 10
+    assert list(published.differences) == [5]
+
+
+def test_of_a_row_with_two_events_the_labels_keep_both_and_all_files_are_quoted(release):
+    published = read_published(release)
+    assert published.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
+    assert published.differences[5] == (
+        "row 5, -id05 (train): labels.h5 says Truck 0-5 and Bark 5-8; "
+        "Annotations.txt says Truck 0-5; labels_closs.h5 says event 0-5; mil_labels.h5 says Truck"
+    )
+
+
+def test_names_of_ave_get_the_published_index(release):
+    names = ("Flute", "Bark", "Truck")
+    (release / "Annotations.txt").write_text("\n".join(annotation_lines(names)))
+    index = [AVE_CATEGORIES.index(name) for name in names]
+    write(release, "labels.h5", one_hot_labels(29, index))
+    write(release, "mil_labels.h5", np.eye(29)[np.repeat(index, 8)])
+    published = read_published(release)
+    assert published.annotations.categories == AVE_CATEGORIES
+    assert published.labels[0].tolist() == [8] * 4 + [28] * 6
+    assert list(published.differences) == [5]
+
+
+def test_files_that_only_serve_checks_may_be_missing(release):
+    (release / "mil_labels.h5").unlink()
+    (release / "labels_closs.h5").unlink()
+    assert list(read_published(release).differences) == [5]
+
+
+@pytest.mark.parametrize("name", ["mil_labels.h5", "labels_closs.h5"])
+def test_files_that_only_serve_checks_are_held_against_the_labels(release, name):
+    with h5py.File(release / name, "r+") as file:
+        file["avadataset"][17] = 1 - file["avadataset"][17]
+    assert list(read_published(release).differences) == [5, 17]
+
+
+def test_annotations_that_are_shifted_by_a_line_are_refused(release):
+    lines = annotation_lines()
+    (release / "Annotations.txt").write_text("\n".join([*lines[1:], lines[-1]]))
+    with pytest.raises(UserError, match="do not belong together: they differ about 2[0-9] of 24"):
+        read_published(release)
+
+
+def spoil_labels(folder):
+    one_hot = one_hot_labels()
+    one_hot[7, 3], one_hot[8, 4, 0], one_hot[20], one_hot[21, 0, 0] = 0, 1, np.nan, 0.5
+    write(folder, "labels.h5", one_hot)
+
+
+def change_orders(**orders):
+    def change(folder):
+        for split, rows in orders.items():
+            write(folder, f"{split}_order.h5", np.array(rows), key="order")
+
+    return change
+
+
+def change_shape(name, shape):
+    return lambda folder: write(folder, name, np.zeros(shape))
+
+
+def drop_a_line(folder):
+    (folder / "Annotations.txt").write_text("\n".join(annotation_lines()[:-1]))
+
+
+def break_a_line(folder):
+    (folder / "Annotations.txt").write_text("Truck&a&good&0&11\n" * ROWS)
+
+
+TRAIN, VAL, TEST = ([row for row in range(ROWS) if SPLIT_OF[row] == s] for s in SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (
+            change_shape("visual_feature.h5", (24, 10, 6, 2, 2)),
+            ["visual_feature.h5: expected [N, T, H, H, V] with N = 24, T = 10, got [24, 10, 6, 2,"],
+        ),
+        (
+            change_shape("audio_feature.h5", (23, 10, 8)),
+            ["audio_feature.h5: expected [N, T, A] with N = 24, T = 10, got [23, 10, 8]"],
+        ),
+        (
+            change_shape("labels.h5", (24, 9, 4)),
+            ["labels.h5: expected [N, T, C+1] with T = 10, got [24, 9, 4]"],
+        ),
+        (
+            change_shape("labels.h5", (24, 10, 5)),
+            [
+                "labels.h5: expected 4 columns, as Annotations.txt has 3 categories",
+                "mil_labels.h5: expected [N, C+1] with N = 24, C+1 = 5, got [24, 4]",
+            ],
+        ),
+        (
+            change_shape("labels_closs.h5", (24, 10, 1)),
+            ["labels_closs.h5: expected [N, T] with N = 24, T = 10, got [24, 10, 1]"],
+        ),
+        (
+            lambda folder: write(folder, "labels.h5", one_hot_labels(), key="order"),
+            ["labels.h5: expected a data set avadataset, got order"],
+        ),
+        (lambda folder: (folder / "labels.h5").unlink(), ["labels.h5: expected an HDF5 file"]),
+        (
+            spoil_labels,
+            [
+                "4 problems in the published files",
+                "labels.h5, row 7: expected one 1 and 0 elsewhere in each segment, not so in "
+                "segments [3]",
+                "labels.h5, row 8: expected one 1 and 0 elsewhere in each segment, not so in "
+                "segments [4]",
+                "labels.h5, row 20: ",
+                "labels.h5, row 21: ",
+            ],
+        ),
+        (
+            change_orders(val=[*VAL, 0, 24], test=TEST[1:]),
+            [
+                "val_order.h5: row 0 stands in train_order.h5 already",
+                "val_order.h5: row 24 is not one of 0 to 23",
+                "row 3 is in no order file",
+            ],
+        ),
+        (
+            change_orders(train=[*TRAIN, 1]),
+            ["train_order.h5: row 1 stands in train_order.h5 already"],
+        ),
+        (
+            change_orders(train=[float(row) for row in TRAIN]),
+            ["train_order.h5: expected row numbers [n], got float64 [12]"],
+        ),
+        (drop_a_line, ["Annotations.txt: expected 24 rows as in labels.h5, got 23"]),
+        (break_a_line, ["Annotations.txt, line 1: expected whole seconds", "24 problems"]),
+    ],
+)
+def test_a_fault_is_named_with_its_file_and_row(release, change, messages):
+    change(release)
+    with pytest.raises(UserError) as caught:
+        read_published(release)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def convert(folder):
+    published = read_published(folder)
+    files = {"visual": folder / "visual_feature.h5", "audio": folder / "audio_feature.h5"}
+    into = folder.parent / "features.h5"
+    provenance = {"encoders": {}, "settings": {}}
+    convert_features(files, published.annotations, published.labels, into, provenance)
+    return FeatureStore(into)
+
+
+def test_the_store_holds_all_rows_as_float16_whatever_the_block(release, monkeypatch):
+    monkeypatch.setattr(extraction, "BLOCK_BYTES", 7 * 10 * 2 * 2 * 6 * 8)  # 7 clips; the last 3
+    store = convert(release)
+    for name, found in (("visual", store.visual), ("audio", store.audio)):
+        with h5py.File(release / f"{name}_feature.h5") as file:
+            assert np.array_equal(found, file["avadataset"][:].astype(np.float16))
+    assert store.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
+    assert store.splits.tolist() == SPLIT_OF
+    assert store.categories == NAMES
+    assert store.provenance["left_out"] == {"train": 0, "val": 0, "test": 0}
+
+
+def test_memory_holds_a_few_blocks_however_large_the_file(release, monkeypatch):
+    monkeypatch.setattr(extraction, "BLOCK_BYTES", 1 << 20)
+    write(release, "visual_feature.h5", np.ones((ROWS, 10, 7, 7, 128)))  # 12 MB
+    tracemalloc.start()
+    convert(release)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_rows_that_hold_no_features_are_named_all_at_once(release):
+    with h5py.File(release / "visual_feature.h5", "r+") as file:
+        file["avadataset"][3, 9, 1, 1, 5] = np.nan
+        file["avadataset"][11] = 0
+        file["avadataset"][23, 0, 0, 0, 0] = 70_000
+    with h5py.File(release / "audio_feature.h5", "r+") as file:
+        file["avadataset"][0, 0, 0] = np.inf
+        file["avadataset"][1] = 0  # silence
+    with pytest.raises(UserError) as caught:
+        convert(release)
+    text = str(caught.value)
+    assert "extract: 4 rows cannot be used" in text
+    assert "visual_feature.h5, row 3: expected numbers up to 65504, got nan" in text
+    assert "visual_feature.h5, row 11: expected features, got only zeros" in text
+    assert "visual_feature.h5, row 23: expected numbers up to 65504, got 70000" in text
+    assert "audio_feature.h5, row 0: expected numbers up to 65504, got inf" in text
