@@ -1,9 +1,13 @@
 """Experiments through DVC's own commands: ablations, queues, branches, other sources."""
 
+import csv
+import io
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
+import pytest
 import yaml
 
 from tests.project import ROOT
@@ -22,24 +26,45 @@ def test_an_ablation_trains_again_and_nothing_else(project):
 
 
 def test_a_queue_of_experiments_runs(project):
-    project.run("dvc", "exp", "run", "--queue", "-S", "guidance.mode=none,visual")
+    project.run("dvc", "exp", "run", "--queue", "-S", "evaluate.threshold=0.25,0.75")
     project.run("dvc", "exp", "run", "--run-all")
-    rows = project.run("dvc", "exp", "show", "--csv", "--drop", "metrics.*|data.*|cace.*|stages.*")
-    assert "none" in rows and "visual" in rows
+    rows = csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv")))
+    done = {row["evaluate.threshold"]: row["test.accuracy"] for row in rows if row["Executor"]}
+    assert set(done) == {"0.25", "0.75"}
+    assert all(done.values())
 
 
-def test_a_users_folder_runs_and_its_files_stay_his(project, tmp_path):
-    clips = tmp_path / "my clips"
+@pytest.fixture(scope="module")
+def hostile(project, tmp_path_factory):
+    """A run of a folder whose path, category and id would like to be commands."""
+    command = "$(touch $STOLEN); `touch $STOLEN`"
+    folder = tmp_path_factory.mktemp("hostile")
+    clips, stolen = folder / f"my clips {command}", folder / "stolen"
     shutil.copytree(project.folder / "data/media", clips, copy_function=shutil.copyfile)
     (clips / "manifest.csv").unlink()
+    first, *_ = sorted((clips / "AVE").iterdir())
+    first.rename(first.with_stem(f"-rf {command}"))
+    for file in clips.glob("*.txt"):
+        text = file.read_text().replace(f"&{first.stem}&", f"&-rf {command}&")
+        file.write_text(text.replace("Bark&", f"../../Bark {command}&"))
     printed = project.run(
-        "dvc", "exp", "run", "--temp", "-n", "mine",
-        "-S", "data.source=folder", "-S", f"data.path={clips}",
+        "env", f"STOLEN={stolen}",
+        "dvc", "exp", "run", "--temp", "-n", "mine", "-S", "profiles/folder.yaml:train.epochs=1",
+        "-S", "data.source=folder", "-S", f"data.path='{clips}'",
     )  # fmt: skip
-    assert "Running stage 'evaluate'" in printed
-    for file in (clips / "AVE").iterdir():
+    return SimpleNamespace(clips=clips, stolen=stolen, printed=printed)
+
+
+def test_a_users_folder_runs_and_its_files_stay_his(hostile):
+    assert "Running stage 'evaluate'" in hostile.printed
+    for file in (hostile.clips / "AVE").iterdir():
         assert file.stat().st_nlink == 1
         assert os.access(file, os.W_OK)
+
+
+def test_nothing_that_a_user_names_is_run(hostile):
+    assert "Running stage 'evaluate'" in hostile.printed
+    assert not hostile.stolen.exists()
 
 
 def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
