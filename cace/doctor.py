@@ -118,7 +118,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding(
             "DVC's cache",
             f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
-            "make room there, or make it writable; then `dvc commit` takes them in as they are",
+            "make room there, or make it writable; then `dvc commit STAGE` takes in what it wrote",
         )
 
 
