@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 from tests.project import Project
@@ -25,9 +26,20 @@ install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory):
+def project(tmp_path_factory, worker_id):
     """After `dvc repro`, committed. Tests leave it so."""
-    project = Project(tmp_path_factory.mktemp("project") / "cace")
+    folder = tmp_path_factory.mktemp("project")
+    if worker_id == "master":
+        return finished(folder / "cace")
+    common = tmp_path_factory.getbasetemp().parent / "cace"
+    with FileLock(common.with_suffix(".lock")):  # the test processes share one run
+        return finished(common).copy_to(folder / "cace")
+
+
+def finished(folder):
+    if folder.exists():
+        return Project(folder)
+    project = Project(folder)
     project.run("dvc", "repro")
     project.commit("run")
     return project

@@ -63,16 +63,15 @@ ablations:
 
 
 class Project:
-    """A copy of this project in a repository of its own, with very small data."""
+    """A copy of this project in a repository of its own, with very small data.
 
-    def __init__(self, folder: Path, start: bool = True) -> None:
-        """start: makes the copy; else the folder is one already."""
+    folder: made, unless it is one already.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if start:
-            self._start()
-
-    def _start(self) -> None:
-        folder = self.folder
+        if folder.exists():
+            return
         for name in COPIED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -84,6 +83,16 @@ class Project:
         )
         self.run("git", "init", "-q", "-b", "main")
         self.commit("start")
+
+    def copy_to(self, folder: Path) -> "Project":
+        """Shares what DVC and git keep read-only, which is most of it."""
+
+        def share(source: str, target: str) -> None:
+            writable = Path(source).stat().st_mode & 0o222
+            (shutil.copy2 if writable else os.link)(source, target)
+
+        shutil.copytree(self.folder, folder, copy_function=share)
+        return Project(folder)
 
     def run(self, *command: str, fails: bool = False) -> str:
         """Runs a command in the project; returns what it printed."""

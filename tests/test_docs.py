@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.project import ROOT, Project
+from tests.project import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # Where these need the network, they end in the message that says what to get, and from where.
@@ -23,8 +23,8 @@ def blocks(page):
 @pytest.fixture
 def reader(project, tmp_path):
     """Somebody in a project of his own, with videos and clips of his own, and without a network."""
-    folder = tmp_path / "cace"
-    shutil.copytree(project.folder, folder, symlinks=True)
+    reader = project.copy_to(tmp_path / "cace")
+    folder = reader.folder
     clips = tmp_path / "clips"
     shutil.copytree(folder / "data/media", clips, copy_function=shutil.copyfile)
     (clips / "manifest.csv").unlink()
@@ -32,7 +32,7 @@ def reader(project, tmp_path):
     for name, video in zip(("../holiday.mp4", "b.mp4"), (clips / "AVE").iterdir(), strict=False):
         shutil.copyfile(video, folder / "videos" / name)
     (tmp_path / "files").mkdir()
-    return Project(folder, start=False)
+    return reader
 
 
 def as_run(command, reader):

@@ -1,15 +1,19 @@
 """Stages killed at random moments and started again end as an undisturbed run does."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
-from tests.project import Project
+from tests.project import ROOT, Project
 
 STAGES = {
     "download": ["data/media"],
@@ -77,12 +81,31 @@ def test_a_stage_that_is_killed_again_and_again_goes_on_to_the_same_bytes(undist
     assert kill_then_finish(undisturbed, stage, moments) == undisturbed.written[stage]
 
 
+def untrained(project, folder):
+    """A copy of the finished project as it was before `train`."""
+    copy = project.copy_to(folder)
+    lock = yaml.safe_load((copy.folder / "dvc.lock").read_text())
+    for stage in ("train", "evaluate"):
+        del lock["stages"][stage]
+    (copy.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+    (copy.folder / "metrics/eval.json").unlink()
+    for gone in ("data/models/localizer", ".dvc/cache/runs"):
+        shutil.rmtree(copy.folder / gone)
+    copy.commit("untrained")
+    return copy
+
+
+def wait_for_an_epoch(project, running=lambda: True):
+    """Returns when the training of the first seed has kept an epoch."""
+    while not list(project.folder.glob(".work/train/*/state/seed-0.pt")):
+        assert running()
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dvc repro", "dvc exp run --temp -n resumed"])
 def test_a_killed_dvc_goes_on_to_the_same_metrics(project, tmp_path, command):
-    disturbed = Project(tmp_path / "cace")
-    disturbed.run("dvc", "repro", "extract")
-    disturbed.commit("features")
+    disturbed = untrained(project, tmp_path / "cace")
     running = subprocess.Popen(
         command.split(),
         cwd=disturbed.folder,
@@ -91,9 +114,7 @@ def test_a_killed_dvc_goes_on_to_the_same_metrics(project, tmp_path, command):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not list(disturbed.folder.glob(".work/train/*/state/seed-0.pt")):
-        assert running.poll() is None
-        time.sleep(0.05)
+    wait_for_an_epoch(disturbed, lambda: running.poll() is None)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     printed = disturbed.run(*command.split())
@@ -102,6 +123,59 @@ def test_a_killed_dvc_goes_on_to_the_same_metrics(project, tmp_path, command):
     if "--temp" in command:
         disturbed.run("dvc", "exp", "apply", "resumed")
     assert disturbed.json("metrics/eval.json") == project.json("metrics/eval.json")
+
+
+def processes_in(folder):
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                yield process
+
+
+def is_stage(process):
+    return "stages.train" in process.cmdline()
+
+
+def in_queue(project):
+    """What has become of the one experiment in the queue."""
+    return project.run("dvc", "queue", "status").split("resumed")[1].split()[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dies", "status", "mends"),
+    [
+        (is_stage, "Failed", ["dvc queue remove resumed"]),
+        (lambda _: True, "Running", ["dvc queue kill resumed", "dvc queue remove resumed"]),
+    ],
+    ids=["the stage", "everything"],
+)
+def test_a_killed_queue_goes_on_as_the_readme_says(project, tmp_path, dies, status, mends):
+    disturbed = untrained(project, tmp_path / "cace")
+    queue = ["dvc exp run --queue -n resumed", "dvc queue start"]
+    for command in queue:
+        disturbed.run(*command.split())
+    wait_for_an_epoch(disturbed)
+    for process in filter(dies, list(processes_in(disturbed.folder))):
+        process.kill()
+    while any(is_stage(process) for process in processes_in(disturbed.folder)):
+        time.sleep(0.5)
+    if status == "Failed":  # which the worker has yet to note
+        while in_queue(disturbed) == "Running":
+            time.sleep(1)
+    assert in_queue(disturbed) == status
+    for command in (*mends, *queue):
+        disturbed.run(*command.split())
+    while in_queue(disturbed) in ("Queued", "Running"):
+        time.sleep(2)
+    printed = disturbed.run("dvc", "queue", "logs", "resumed")
+    assert "Running stage 'train'" in printed
+    assert "train seed-0: epoch 1/2" not in printed
+    disturbed.run("dvc", "exp", "apply", "resumed")
+    assert disturbed.json("metrics/eval.json") == project.json("metrics/eval.json")
+    readme = (ROOT / "README.md").read_text()
+    for command in (*mends, *queue):
+        assert command.replace("resumed", "NAME") in readme
 
 
 @pytest.mark.slow
