@@ -23,7 +23,8 @@ def main() -> None:
         named = "none" if weights == "random" else params.encoders.visual_weights
         encoder = visual_encoder(params.encoders.visual, named)
         about = {"name": params.encoders.visual, "weights": named, "finetuned_epochs": 0}
-        encode(encoder, about, params.encoders, params.extract, out / "features.h5")
+        store = out / "features.h5"
+        encode(encoder, about, params.encoders, params.extract, store, params.compute.engine)
 
 
 def not_run(weights: str, params: Params) -> str | None:

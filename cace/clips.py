@@ -16,7 +16,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +29,13 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from PIL import Image
 
 from cace.annotations import SEGMENTS, Annotations, load_annotations, save_annotations
+from cace.distributed import on_cluster
 from cace.errors import UserError
 from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
 from cace.workspace import expect_file, progress, sha256, write_atomically, write_json
 
 SHARD_CLIPS = 32
-CLIPS_AHEAD = 2 * SHARD_CLIPS  # on their way at once: bounds the memory of those that wait
+CLIPS_AHEAD = 2 * SHARD_CLIPS  # on their way at once, or two a process: bounds the memory
 SOUND_SCALE = 32_767  # int16 of full scale
 PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
 
@@ -44,6 +45,13 @@ class MediaFile(NamedTuple):
 
     id: str
     path: Path | None
+
+
+class Shard(NamedTuple):
+    """A file of the store, and the clips that it holds."""
+
+    path: Path
+    files: Sequence[MediaFile]
 
 
 class CompressedClip(NamedTuple):
@@ -68,9 +76,11 @@ def decode_clips(
     min_seconds: float,
     deadline_seconds: float,
     workers: int,
+    engine: str = "local",
 ) -> pd.DataFrame:
     """Decodes clips into shards under `into`; finished shards are kept as they are.
 
+    workers: processes of the local engine; engine ray takes the cores of its cluster.
     Returns: the content of `clips.csv`, one row a clip.
     """
     how = {
@@ -81,21 +91,21 @@ def decode_clips(
         "backend": backend,
         "min_seconds": min_seconds,
     }
-    shards = [files[i : i + SHARD_CLIPS] for i in range(0, len(files), SHARD_CLIPS)]
-    names = [into / f"shard-{number:05}.h5" for number in range(len(shards))]
-    missing = {name: shard for name, shard in zip(names, shards, strict=True) if not name.exists()}
-    wanted = [file for shard in missing.values() for file in shard]
-    # Not fork: a worker inherits no threads and no open files. It imports no torch, so it is light.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(min(workers, max(1, len(wanted))), context=context)
-    try:
-        decoded = _in_order(pool, wanted, how, deadline_seconds)
-        for name, shard in progress(missing.items(), "decode: shards", total=len(missing)):
-            _write_shard(name, shard, list(islice(decoded, len(shard))), SEGMENTS * fps)
-    finally:
-        pool.stop()  # an interrupted run does not wait for the clips on their way
-        pool.join()
-    index = pd.concat([_shard_index(name) for name in names], ignore_index=True)
+    into = into.resolve()
+    shards = [
+        Shard(into / f"shard-{start // SHARD_CLIPS:05}.h5", files[start : start + SHARD_CLIPS])
+        for start in range(0, len(files), SHARD_CLIPS)
+    ]
+    missing = [shard for shard in shards if not shard.path.exists()]
+    decode = partial(_decode_shards, how=how, deadline_seconds=deadline_seconds)
+    finished = (
+        on_cluster(partial(decode, workers=1), [[shard] for shard in missing], into)
+        if engine == "ray"
+        else decode(missing, workers=workers)
+    )
+    for _ in progress(finished, "decode: shards", total=len(missing)):
+        pass
+    index = pd.concat([_shard_index(shard.path) for shard in shards], ignore_index=True)
     write_atomically(into / "clips.csv", index.to_csv(index=False))
     save_annotations(into / "annotations.json", annotations)
     made = {**how, "deadline_seconds": deadline_seconds}
@@ -110,8 +120,28 @@ def media_files(media: Path, annotations: Annotations) -> list[MediaFile]:
     )
     file_of = dict(zip(manifest["id"], manifest["file"], strict=True))
     return [
-        MediaFile(id_, media / file_of[id_] if id_ in file_of else None) for id_ in annotations.ids
+        MediaFile(id_, media.resolve() / file_of[id_] if id_ in file_of else None)
+        for id_ in annotations.ids
     ]
+
+
+def _decode_shards(
+    shards: Sequence[Shard], how: dict[str, Any], deadline_seconds: float, workers: int
+) -> Iterator[dict[str, str]]:
+    """Decodes clips and writes shards; names each as soon as it is on the disk."""
+    files = [file for shard in shards for file in shard.files]
+    # Not fork: a worker inherits no threads and no open files. It imports no torch, so it is light.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(min(workers, max(1, len(files))), context=context)
+    try:
+        decoded = _in_order(pool, files, how, deadline_seconds, ahead=max(CLIPS_AHEAD, 2 * workers))
+        for path, inside in shards:
+            clips = list(islice(decoded, len(inside)))
+            _write_shard(path, inside, clips, SEGMENTS * how["fps"])
+            yield {"shard": path.name}
+    finally:
+        pool.stop()  # an interrupted run does not wait for the clips on their way
+        pool.join()
 
 
 def _in_order(
@@ -119,11 +149,12 @@ def _in_order(
     files: Sequence[MediaFile],
     how: dict[str, Any],
     deadline_seconds: float,
+    ahead: int,
 ) -> Iterator[CompressedClip | str]:
-    """Each clip, or the reason why it is refused; up to CLIPS_AHEAD of them are on their way."""
+    """Each clip, or the reason why it is refused; `ahead` of them are on their way."""
     waiting: deque[ProcessFuture] = deque()
     for _, path in files:
-        if len(waiting) == CLIPS_AHEAD:
+        if len(waiting) == ahead:
             yield _outcome(waiting.popleft(), deadline_seconds)
         job = pool.schedule(_compress_clip, (path,), how, timeout=deadline_seconds)
         waiting.append(job)

@@ -3,25 +3,28 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float16, Float32, Int, UInt8
 from torch import Tensor
 
 from cace.annotations import PUBLISHED_KEY, SEGMENTS, Annotations, segment_labels
 from cace.clips import ClipStore
+from cace.device import choose_device
+from cace.distributed import on_cluster
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError, listed
 from cace.features import create_store
 from cace.media import SAMPLE_RATE
-from cace.workspace import progress
+from cace.workspace import progress, workers
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
 BLOCK_BYTES = 64 << 20  # of published features in memory
@@ -37,10 +40,12 @@ def extract_features(
     precision: str,
     device: torch.device,
     provenance: dict[str, Any],
+    engine: str = "local",
 ) -> None:
     """Encodes all usable clips into one store; goes on where an earlier run was killed.
 
     Memory holds a few clips at a time. A clip counts as done only when it is on the disk.
+    device: of the local engine; with engine ray each process of the cluster chooses its own.
     The features of a clip that stands in two rows are stored for both.
     Raises: UserError where a feature does not fit into float16.
     """
@@ -54,33 +59,32 @@ def extract_features(
     for place, row in enumerate(rows):
         places.setdefault(annotations.rows[row].id, []).append(place)
 
-    def encode(id_: str, frames: np.ndarray, sound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode(), _autocast(device, precision):
-            images = torch.from_numpy(frames).to(device)
-            maps = torch.cat([visual_encoder(some) for some in images.split(batch_size)])
-            heard = audio_encoder(torch.from_numpy(sound).to(device))
-        # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
-        seen = maps.float().unflatten(0, (SEGMENTS, -1)).mean(dim=1).permute(0, 2, 3, 1)
-        return _to_float16(id_, seen), _to_float16(id_, heard.float())
-
+    encoding = Encoding(visual_encoder, audio_encoder, batch_size, precision)
     store, journal = into, into.with_suffix(".done")
     if not store.exists():
         journal.unlink(missing_ok=True)  # of a store that was finished and is gone
         blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
-        visual, audio = encode("", blank, np.zeros((SEGMENTS, SAMPLE_RATE), np.float32))
+        silence = np.zeros((SEGMENTS, SAMPLE_RATE), np.float32)
+        one = encoding.encode(_Read("", blank, silence), device)
         labels = segment_labels(annotations)[rows]
-        create_store(store, annotations, rows, labels, visual.shape, audio.shape, provenance)
+        shapes = one.visual.shape, one.audio.shape
+        create_store(store, annotations, rows, labels, *shapes, provenance)
     # The journal names the clips that are on the disk already.
     done = set(journal.read_text().splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
+    encoded = (
+        _encode_on_cluster(clips, encoding, todo)
+        if engine == "ray"
+        else encoding.encode_all(clips, todo, device)
+    )
     written: list[str] = []
     with h5py.File(store, "r+") as file, journal.open("a") as log:
-        for read in progress(_read_ahead(clips, todo), "extract: clips", total=len(todo)):
-            visual, audio = encode(*read)
-            for place in places[read.id]:
-                file["visual"][place], file["audio"][place] = visual, audio
-            written.append(read.id)
-            if len(written) == JOURNAL_CLIPS or read.id == todo[-1]:
+        for clip in progress(encoded, "extract: clips", total=len(todo)):
+            for place in places[clip.id]:
+                file["visual"][place], file["audio"][place] = clip.visual, clip.audio
+            written.append(clip.id)
+            done.add(clip.id)
+            if len(written) == JOURNAL_CLIPS or len(done) == len(places):
                 file.flush()
                 os.fsync(file.id.get_vfd_handle())
                 print(*written, sep="\n", file=log, flush=True)
@@ -94,21 +98,88 @@ class _Read(NamedTuple):
     sound: Float32[np.ndarray, "T S"]
 
 
-def _read_ahead(clips: ClipStore, ids: list[str], ahead: int = 2) -> Iterator[_Read]:
-    """Reads the next clips on a second thread while this one is encoded."""
+class Encoded(NamedTuple):
+    """A clip's features."""
+
+    id: str
+    visual: Float16[np.ndarray, "T H W V"]
+    audio: Float16[np.ndarray, "T A"]
+
+
+class Encoding(NamedTuple):
+    """How clips become features."""
+
+    visual_encoder: VisualEncoder
+    audio_encoder: AudioEncoder
+    batch_size: int  # frames
+    precision: str
+
+    def to(self, device: torch.device) -> "Encoding":
+        """With its networks there."""
+        visual, audio = self.visual_encoder.to(device), self.audio_encoder.to(device)
+        return self._replace(visual_encoder=visual, audio_encoder=audio)
+
+    def encode_all(
+        self, clips: ClipStore, ids: Sequence[str], device: torch.device
+    ) -> Iterator[Encoded]:
+        """Reads the next clips while one is encoded, and encodes the next one while it is used."""
+        # On a CPU the encoders fill all cores; a GPU waits for the reading of one.
+        readers = 1 if device.type == "cpu" else workers()
+        read = _read_ahead(clips, ids, readers)
+        return _one_ahead(self.encode(clip, device) for clip in read)
+
+    def encode(self, clip: _Read, device: torch.device) -> Encoded:
+        """One clip's features.
+
+        Raises: UserError where one does not fit into float16.
+        """
+        with torch.inference_mode(), _autocast(device, self.precision):
+            images = torch.from_numpy(clip.frames).to(device)
+            maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
+            heard = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
+        # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
+        seen = maps.float().unflatten(0, (SEGMENTS, -1)).mean(dim=1).permute(0, 2, 3, 1)
+        return Encoded(clip.id, _to_float16(clip.id, seen), _to_float16(clip.id, heard.float()))
+
+
+def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:
+    folder = clips.folder.resolve()
+    blocks = [ids[start : start + JOURNAL_CLIPS] for start in range(0, len(ids), JOURNAL_CLIPS)]
+    work = partial(_encode_there, folder, encoding.to(torch.device("cpu")))
+    # As many threads a process as here: their number changes the last digit of a feature.
+    return (Encoded(**row) for row in on_cluster(work, blocks, folder, cores=workers(), gpu=True))
+
+
+def _encode_there(folder: Path, encoding: Encoding, ids: list[str]) -> Iterator[dict[str, Any]]:
+    """In a process of the cluster: the features of some clips, as rows."""
+    device = choose_device()
+    for clip in encoding.to(device).encode_all(ClipStore(folder), ids, device):
+        yield clip._asdict()
+
+
+def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[_Read]:
+    """Reads clips on threads, up to two for each of them ahead, and gives them in order."""
 
     def read(id_: str) -> _Read:
         return _Read(id_, clips.frames(id_), clips.sound(id_))
 
+    with ThreadPoolExecutor(readers) as threads:
+        waiting: deque[Future[_Read]] = deque()
+        for id_ in ids:
+            waiting.append(threads.submit(read, id_))
+            if len(waiting) > 2 * readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _one_ahead(items: Iterator[Encoded]) -> Iterator[Encoded]:
+    """Makes the next item on a thread of its own while one is used."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(read, id_) for id_ in ids[:ahead])
-        for following in [*ids[ahead:], *[None] * ahead]:
-            if not waiting:
-                return
-            result = waiting.popleft().result()
-            if following is not None:
-                waiting.append(thread.submit(read, following))
-            yield result
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -34,6 +34,9 @@ PROFILE_SECTIONS = (
     "ablations",  # ablations/dvc.yaml tracks it
 )
 
+# Where the work is done changes no result: no stage tracks it, and a change of it re-runs nothing.
+UNTRACKED_SECTIONS = ("compute",)
+
 # Sections of the profile that stay empty, as the source leaves the stage nothing to set.
 NOTHING_TO_SET = {
     "ave": ("download",),
@@ -195,6 +198,12 @@ class EvaluateParams(Section):
     threshold: Share
 
 
+class ComputeParams(Section):
+    """Where decode and extract do their work."""
+
+    engine: Literal["local", "ray"]
+
+
 class Params(Section):
     """All settings of a run; None where the source leaves a stage nothing to set."""
 
@@ -210,6 +219,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams
+    compute: ComputeParams
 
 
 def load_params(root: Path = Path()) -> Params:
@@ -226,7 +236,7 @@ def load_params(root: Path = Path()) -> Params:
             f"params.yaml, data.source: expected one of {', '.join(known)}, got {source!r} "
             f"({profile_file} is not there)"
         )
-    profile = _read(root / profile_file, PROFILE_SECTIONS)
+    profile = _read(root / profile_file, (*PROFILE_SECTIONS, *UNTRACKED_SECTIONS))
 
     merged: dict[str, Any] = {}
     for section in dict.fromkeys((*params, *profile)):

@@ -24,10 +24,13 @@ def main() -> None:
     if params.decode is None:
         write_labels(manifest)
     else:
-        decode(params.decode, known_categories(params.data.source), manifest)
+        categories = known_categories(params.data.source)
+        decode(params.decode, categories, manifest, params.compute.engine)
 
 
-def decode(params: DecodeParams, categories: tuple[str, ...] | None, manifest: str) -> None:
+def decode(
+    params: DecodeParams, categories: tuple[str, ...] | None, manifest: str, engine: str
+) -> None:
     """Decodes, counts what could not be used, and stops where that is too much."""
     settings = params.model_dump(exclude={"max_bad_fraction"})
     annotations = read_annotations(MEDIA, categories)
@@ -35,7 +38,9 @@ def decode(params: DecodeParams, categories: tuple[str, ...] | None, manifest: s
         clips = work / "clips"
         clips.mkdir(exist_ok=True)
         files = media_files(MEDIA, annotations)
-        index = decode_clips(files, annotations, clips, **settings, workers=workers())
+        index = decode_clips(
+            files, annotations, clips, **settings, workers=workers(), engine=engine
+        )
         bad = index[~index["usable"]]
         reasons = "\n  ".join(f"{row.id}: {row.reason}" for row in bad.head(20).itertuples())
         if len(bad) > params.max_bad_fraction * len(index):

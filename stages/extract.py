@@ -47,7 +47,7 @@ def main() -> None:
         "weights": saved["weights"],
         "finetuned_epochs": saved["finetune"]["epochs"],
     }
-    encode(visual, about, params.encoders, params.extract, FEATURES)
+    encode(visual, about, params.encoders, params.extract, FEATURES, params.compute.engine)
 
 
 def encode(
@@ -56,6 +56,7 @@ def encode(
     encoders: EncodersParams,
     settings: ExtractParams,
     out: Path,
+    engine: str,
 ) -> None:
     """Writes a store of all clips.
 
@@ -85,6 +86,7 @@ def encode(
             **settings.model_dump(),
             device=device,
             provenance=provenance,
+            engine=engine,
         )
         publish(work / "features.h5", out)
     print(f"extract: {json.dumps(provenance['encoders'])}")

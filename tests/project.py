@@ -59,6 +59,8 @@ ablations:
   epochs: 1
   seeds:
   - 0
+compute:
+  engine: local
 """
 
 

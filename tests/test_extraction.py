@@ -12,7 +12,7 @@ from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
-from cace.extraction import extract_features
+from cace.extraction import _read_ahead, extract_features
 from cace.features import FeatureStore
 
 ROWS = (
@@ -83,6 +83,13 @@ def test_a_segments_feature_is_the_mean_over_its_frames(tmp_path):
 def test_the_batch_size_does_not_show(tmp_path):
     one, two = (extract(tmp_path / f"{n}.h5", batch_size=n) for n in (3, 40))
     assert np.array_equal(one.visual, two.visual)
+
+
+def test_clips_that_several_threads_read_come_in_order():
+    ids = ["b", "a", "a", "b"] * 5
+    read = list(_read_ahead(NumberedClips(), ids, readers=3))
+    assert [clip.id for clip in read] == ids
+    assert [clip.frames[0, 0, 0, 0] for clip in read] == [100, 0, 0, 100] * 5
 
 
 def test_samples_of_unusable_clips_are_left_out_and_counted(tmp_path):
