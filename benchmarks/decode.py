@@ -1,0 +1,128 @@
+"""Decoding against "OpenCV reads every frame, PIL transforms each": `python -m benchmarks.decode`.
+
+Both make 160 frames of 224 x 224 pixels from each of some rendered clips of 640 x 360, 25 a second.
+Ours decodes the sound as well, theirs does not. CPU time is that of the clips alone, without
+imports; memory is that of the whole process. Needs OpenCV: `pip install -e '.[bench]'`.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measuring import (
+    alone,
+    cpu_seconds,
+    figure,
+    in_turns,
+    peak_megabytes,
+    render,
+    report,
+    timed,
+)
+from cace.annotations import read_annotations
+from cace.clips import decode_clips, media_files
+from cace.media import decode_clip
+from cace.workspace import workers
+
+FRAMES, FPS, SHORT_SIDE, CROP = 160, 16, 232, 224
+STORED = {"fps": FPS, "short_side": SHORT_SIDE, "crop": CROP, "jpeg_quality": 95}
+
+
+def ours(path):
+    decode_clip(path, seconds=10, fps=FPS, short_side=SHORT_SIDE, crop=CROP)
+
+
+def theirs(path):
+    import cv2
+    import torch
+    from PIL import Image
+    from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+
+    torch.set_num_threads(1)
+    transform = Compose(
+        [Resize(SHORT_SIDE), CenterCrop(CROP), ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)]
+    )
+    video, frames = cv2.VideoCapture(str(path)), []
+    while (read := video.read())[0]:
+        frames.append(transform(Image.fromarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))))
+    torch.stack([frames[k * len(frames) // FRAMES] for k in range(FRAMES)])
+
+
+def one_way(way, folder):
+    """In a process of its own: CPU seconds a clip, and the peak memory."""
+    decode = {"ours": ours, "theirs": theirs}[way]
+    paths = sorted((folder / "AVE").iterdir())
+    decode(paths[0])  # imports
+    seconds = timed(lambda: [decode(path) for path in paths], len(paths))
+    print(json.dumps({**seconds, "megabytes": peak_megabytes()}))
+
+
+def stage(folder, count):
+    """The stage as a whole, with `count` processes: seconds a clip, and those of its main one."""
+    annotations = read_annotations(folder, None)
+    files = media_files(folder, annotations) * 4
+    before, children = cpu_seconds(), cpu_seconds(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as into:
+        decode_clips(
+            files,
+            annotations,
+            Path(into),
+            **STORED,
+            backend="pyav",
+            min_seconds=9.0,
+            deadline_seconds=120.0,
+            workers=count,
+        )
+    main, others = cpu_seconds() - before, cpu_seconds(resource.RUSAGE_CHILDREN) - children
+    return {
+        "cpu": (main + others) / len(files),
+        "main": main / len(files),
+        "wall": (time.perf_counter() - start) / len(files),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one-way", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one_way:
+        one_way(options.one_way[0], Path(options.one_way[1]))
+        return
+    try:
+        import cv2
+    except ImportError:
+        raise SystemExit(
+            "error: OpenCV is not installed; run `pip install -e '.[bench]'`"
+        ) from None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        render(folder, options.clips, 640, 360, 25)
+        us, them = in_turns(
+            *(
+                lambda way=way: alone("benchmarks.decode", "--one-way", way, folder)
+                for way in ("ours", "theirs")
+            ),
+            rounds=options.rounds,
+        )
+        one, all_cores = in_turns(
+            lambda: stage(folder, 1), lambda: stage(folder, workers()), rounds=options.rounds
+        )
+    unit = "CPU s a clip"
+    figures = [
+        figure("decode: 160 frames and sound", unit, us["cpu"], them["cpu"], "ratio <= 0.25"),
+        figure("decode: peak memory", "MB", us["megabytes"], them["megabytes"], "ratio <= 0.1"),
+        figure("decode: stage with JPEG and shards", unit, all_cores["cpu"], them["cpu"]),
+        figure("decode: its main process, which does not scale", unit, all_cores["main"]),
+        figure("decode: all cores against one", "s a clip", all_cores["wall"], one["wall"]),
+    ]
+    report(figures, opencv=cv2.__version__, clips=options.clips)
+
+
+if __name__ == "__main__":
+    main()
