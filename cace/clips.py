@@ -36,6 +36,7 @@ from cace.workspace import expect_file, progress, sha256, write_atomically, writ
 
 SHARD_CLIPS = 32
 CLIPS_AHEAD = 2 * SHARD_CLIPS  # on their way at once, or two a process: bounds the memory
+OPEN_SHARDS = 256  # of a store: a system lets a process have 1024 files open, or fewer
 SOUND_SCALE = 32_767  # int16 of full scale
 PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
 
@@ -316,9 +317,13 @@ class ClipStore:
         if not entry["usable"]:
             raise UserError(f"clip {id_}: not usable: {entry['reason']}")
         name = str(entry["shard"])
-        if name not in self._open:
-            self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
-        return self._open[name], int(entry["row"])
+        file = self._open.get(name)
+        if file is None:
+            if len(self._open) >= OPEN_SHARDS:
+                # It closes when nobody reads from it any more, on another thread maybe.
+                self._open.pop(next(iter(self._open)), None)
+            file = self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
+        return file, int(entry["row"])
 
 
 def _from_jpeg(data: bytes) -> np.ndarray:

@@ -3,10 +3,12 @@ import os
 import re
 import threading
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from cace.annotations import Annotations, Row
@@ -161,6 +163,21 @@ def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
     assert (tmp_path / "shard-00000.h5").stat().st_ino == kept.st_ino
     with h5py.File(tmp_path / "shard-00001.h5") as file:
         assert file["usable"][:].tolist() == [True, False, False]
+
+
+def test_no_more_shards_are_open_than_a_system_allows(media, tmp_path, monkeypatch):
+    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.clips.OPEN_SHARDS", 2)
+    file = media_files(media, ANNOTATIONS)[0]
+    names = [f"copy{k}" for k in range(4)]
+    data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
+    decode_clips([file._replace(id=n) for n in names], data, tmp_path, **HOW, workers=2)
+    store = ClipStore(tmp_path)
+    first = store.frames("copy0")
+    for name in (*names, *names):
+        assert np.array_equal(store.frames(name), first)
+    opened = [Path(file.path).parent for file in psutil.Process().open_files()]
+    assert opened.count(tmp_path) == 2
 
 
 def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
