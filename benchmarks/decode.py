@@ -22,8 +22,6 @@ from benchmarks.measuring import (
     report,
     timed,
 )
-from cace.annotations import read_annotations
-from cace.clips import decode_clips, media_files
 from cace.media import decode_clip
 from cace.workspace import workers
 
@@ -62,6 +60,9 @@ def one_way(way, folder):
 
 def stage(folder, count):
     """The stage as a whole, with `count` processes: seconds a clip, and those of its main one."""
+    from cace.annotations import read_annotations
+    from cace.clips import decode_clips, media_files
+
     annotations = read_annotations(folder, None)
     files = media_files(folder, annotations) * 4
     before, children = cpu_seconds(), cpu_seconds(resource.RUSAGE_CHILDREN)
