@@ -1,17 +1,17 @@
-"""The command line: `cace <command>`."""
+"""The command line: `cace <command>`.
+
+What a command needs is imported by it: torch and pandas alone would take seconds before `--help`.
+"""
 
 import argparse
 import json
 from pathlib import Path
 from typing import NoReturn, get_args
 
-import pandas as pd
-
 from cace import __version__
 from cace.annotations import SPLITS
 from cace.errors import UserError, listed, run
 from cace.params import Guidance
-from cace.sources.folder import INDEX, INDEX_COLUMNS, differences, find_clips, index_of, read_index
 from cace.workspace import workers, write_atomically
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
@@ -133,9 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     index = commands.add_parser(
         "index",
         help="note a folder's clips, so that the pipeline notices when they change",
-        description=f"Writes {INDEX}: id, file, size and hash of every annotated clip of a folder "
-        "in the AVE layout. The pipeline depends on it: after a change of the folder, index it "
-        "again, and `dvc repro` takes the clips anew.",
+        description="Writes data/index.csv: id, file, size and hash of every annotated clip of a "
+        "folder in the AVE layout. The pipeline depends on it: after a change of the folder, index "
+        "it again, and `dvc repro` takes the clips anew.",
     )
     index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
     index.set_defaults(command=_index)
@@ -245,7 +245,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from cace.checking import check_folder
+    from cace.sources.folder import INDEX, INDEX_COLUMNS, read_index
 
     checked = check_folder(
         options.folder,
@@ -280,6 +283,7 @@ def _doctor(_: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from cace.annotations import read_annotations
+    from cace.sources.folder import INDEX, differences, find_clips, index_of, read_index
 
     annotations = read_annotations(options.folder)
     clips = find_clips(options.folder, annotations)

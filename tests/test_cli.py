@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -61,3 +63,10 @@ def test_a_file_that_is_not_there_is_named(published):
     (published / "published.pth.tar").unlink()
     with pytest.raises(SystemExit, match="published.pth.tar: not there"):
         evaluate(published)
+
+
+def test_help_needs_neither_torch_nor_pandas():
+    code = "import sys; from cace.cli import _parser; _parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "cace.cli" in loaded.split()
+    assert not {"torch", "pandas"} & set(loaded.split())
