@@ -12,6 +12,7 @@ from cace.errors import UserError, run
 from cace.evaluation import evaluate_seeds, summary
 from cace.features import FeatureStore
 from cace.params import Params, changed, load_params
+from cace.team import Team
 from cace.training import Fitted, Split
 from cace.workspace import expect_file, scratch, write_json
 from stages.train import Job, train_all
@@ -36,7 +37,7 @@ def main() -> None:
     jobs = [Job(f"seed-{seed}", seed, None) for seed in params.train.seeds]
     identity = params.model_dump(mode="json", exclude={"data", "evaluate", "ablations"})
     with scratch("ablations", store.provenance, identity) as work:
-        fitted = train_all(jobs, features, work, params)
+        fitted = train_all(jobs, features, work, params, Team())
         test = Split(store, "test", choose_device())
         runs = evaluate_seeds(
             test,

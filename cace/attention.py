@@ -7,6 +7,8 @@ self-attention is followed by a residual, dropout and a layer norm.
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,8 +38,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "N P D"], norm: nn.LayerNorm) -> Float[Tensor, "N P D"]:
         """norm: given, for the two visual self-attentions share one."""
-        attention = (self.query(x) @ self.key(x).mT).softmax(dim=-1)
-        return norm(x + self.dropout(attention @ self.value(x)))
+        query, key, value = _at_once(x, self.query, self.key, self.value)
+        attention = (query @ key.mT).softmax(dim=-1)
+        return norm(x + self.dropout(attention @ value))
+
+
+def _at_once(x: Float[Tensor, "N P D"], *maps: nn.Linear) -> tuple[Tensor, ...]:
+    """Several linear maps as one product: x is read once, and so is its gradient written."""
+    weight = torch.cat([each.weight for each in maps])
+    bias = torch.cat([each.bias for each in maps])
+    return F.linear(x, weight, bias).split([each.out_features for each in maps], dim=-1)
 
 
 class Calibration(nn.Module):

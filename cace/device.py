@@ -1,6 +1,7 @@
 """The device to compute on."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -11,10 +12,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def choose_device() -> torch.device:
-    """The first GPU, else the CPU with one thread a core."""
+    """This process's GPU, else the CPU with one thread a core.
+
+    Processes that train together on this machine share its cores.
+    """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    torch.set_num_threads(workers())
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, workers() // beside))
     keep_freed_memory()
     return torch.device("cpu")
 

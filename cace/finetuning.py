@@ -26,7 +26,8 @@ from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
-from cace.resuming import Stateful, load_state, save_state
+from cace.resuming import Stateful, put_back, read_state, save_state
+from cace.team import Team
 from cace.workspace import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
@@ -90,6 +91,8 @@ def clip_sounds(
     encoder: AudioEncoder, clips: ClipStore, ids: Sequence[str], device: torch.device
 ) -> Float[Tensor, "n A"]:
     """Mean audio feature of each clip."""
+    if not ids:
+        return torch.zeros(0, encoder.channels, device=device)
     with torch.inference_mode():
         features = [
             encoder(torch.from_numpy(clips.sound(id_)).to(device)).mean(dim=0)
@@ -109,6 +112,8 @@ def clip_pictures(
 
     second_parts: [B, T], which of the segment's frames stands for it.
     """
+    if not ids:
+        return torch.zeros(0, encoder.channels, device=device)
     places = second_parts + np.arange(SEGMENTS) * clips.fps
     frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
     # Memory holds the activations of one part at a time: the backward pass computes them again.
@@ -137,6 +142,7 @@ def finetune(
     symmetric: bool,
     seed: int,
     device: torch.device,
+    team: Team,
 ) -> list[Epoch]:
     """Trains the visual encoder in place on the clips of the train split.
 
@@ -144,6 +150,8 @@ def finetune(
         after its last epoch, to the same numbers as if it had never stopped; the arguments must be
         the same.
     maps_epochs: passes in which the two maps alone are fitted, before the encoder moves.
+    team: those who train it; all of them call this, and the first writes. Each encodes a part of
+        every batch, and compares it with all of the batch.
 
     Returns: one entry an epoch; the first is the pretrained encoder.
     Raises: UserError where the loss is not finite.
@@ -159,17 +167,25 @@ def finetune(
         """Of the middle frames."""
         parts = [
             clip_pictures(encoder, clips, some, middle[: len(some)], device)
-            for some in progress(batched(ids, batch_size), f"finetune: pictures, {what}")
+            for some in progress(
+                batched(ids[team.own(len(ids))], batch_size), f"finetune: pictures, {what}"
+            )
         ]
-        return torch.cat(parts).clone()
+        nothing = torch.zeros(0, encoder.channels, device=device)
+        return team.gather(torch.cat([nothing, *parts]), len(ids)).clone()
+
+    def sounds_of(ids: Sequence[str]) -> Tensor:
+        own = clip_sounds(audio_encoder, clips, ids[team.own(len(ids))], device)
+        return team.gather(own, len(ids))
 
     def batches(rng: np.random.Generator) -> list[np.ndarray]:
         """Places of the train clips; a last batch of one clip would have no negatives."""
         order = rng.permutation(len(train))
         return [some for some in batched(order, batch_size) if len(some) > 1]
 
-    def step(pictures: Tensor, sound: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        seen, heard = space(pictures, sound)
+    def step(pictures: Tensor, sound: Tensor, size: int, optimizer: torch.optim.Optimizer) -> float:
+        """pictures, sound: this process's part of a batch of so many clips."""
+        seen, heard = (team.gather(rows, size) for rows in space(pictures, sound))
         loss = info_nce(seen, heard, tau, symmetric)
         if not loss.isfinite():
             raise UserError(
@@ -178,33 +194,37 @@ def finetune(
             )
         optimizer.zero_grad()
         loss.backward()
+        team.add_gradients(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         return loss.item()
 
     parts: dict[str, Stateful] = {"encoder": encoder, "space": space, "optimizer": for_all}
-    if state.exists():
-        kept = load_state(state, parts)
+    content = team.share(read_state(state) if team.leads and state.exists() else None)
+    if content is not None:
+        kept = put_back(content, parts)
         curve = [Epoch(*epoch) for epoch in kept["curve"]]
         sounds, val_sounds = kept["sounds"].to(device), kept["val_sounds"].to(device)
     else:
-        sounds = clip_sounds(audio_encoder, clips, train, device)
-        val_sounds = clip_sounds(audio_encoder, clips, val, device)
+        sounds, val_sounds = sounds_of(train), sounds_of(val)
         for_maps = torch.optim.Adam(space.parameters(), lr=maps_learning_rate)
         pictures = frozen_pictures(train, "train")
         rng = np.random.default_rng([seed, 0])
         for _ in range(maps_epochs):
             for batch in batches(rng):
-                step(pictures[batch], sounds[batch], for_maps)
+                own = batch[team.own(len(batch))]
+                step(pictures[own], sounds[own], len(batch), for_maps)
         curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
     results = {"sounds": sounds, "val_sounds": val_sounds}
     for epoch in range(len(curve), epochs + 1):
-        save_state(state, parts, {**results, "curve": [tuple(row) for row in curve]})
+        if team.leads:
+            save_state(state, parts, {**results, "curve": [tuple(row) for row in curve]})
         rng, losses = np.random.default_rng([seed, epoch]), []
         for batch in progress(batches(rng), f"finetune: epoch {epoch}/{epochs}"):
             second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
-            ids = [train[place] for place in batch]
-            pictures = clip_pictures(encoder, clips, ids, second_parts, device)
-            losses.append(step(pictures, sounds[batch], for_all))
+            part = team.own(len(batch))
+            ids = [train[place] for place in batch[part]]
+            pictures = clip_pictures(encoder, clips, ids, second_parts[part], device)
+            losses.append(step(pictures, sounds[batch[part]], len(batch), for_all))
         recalls = _recall(space, frozen_pictures(val, "val"), val_sounds)
         curve.append(Epoch(epoch, float(np.mean(losses)), *recalls))
     return curve

@@ -59,6 +59,25 @@ def loss_terms(
     )
 
 
+def part_of_batch(
+    terms: LossTerms, labels: Int[Tensor, "b T"], batch: Int[Tensor, "B T"], background: int
+) -> LossTerms:
+    """What some clips of a batch contribute: over its parts, the sums are the batch's terms.
+
+    terms: of those clips alone. labels, batch: of those clips, and of all clips of the batch.
+    """
+    clips = len(labels) / len(batch)
+    events, all_events = (int(clip_category(some, background)[1].sum()) for some in (labels, batch))
+    with_event = events / max(all_events, 1)
+    return LossTerms(
+        relevance=clips * terms.relevance,
+        category=with_event * terms.category,
+        gate=clips * terms.gate,
+        class_activation=with_event * terms.class_activation,
+        contrast=None if terms.contrast is None else clips * terms.contrast,
+    )
+
+
 def total(terms: LossTerms, contrast_weight: float) -> Float[Tensor, ""]:
     """Eq. 12, with a weight for the contrast."""
     supervised = terms.relevance + terms.category + terms.gate + terms.class_activation

@@ -22,6 +22,7 @@ from cace.errors import UserError
 
 Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
+Precision = Literal["float32", "bfloat16"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
@@ -142,7 +143,7 @@ class ExtractParams(Section):
     """How features are computed."""
 
     batch_size: Count
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
 
 
 class GuidanceParams(Section):
@@ -183,6 +184,7 @@ class TrainParams(Section):
     milestones: tuple[Count, ...]
     decay: Annotated[float, Field(gt=0, le=1)]
     max_grad_norm: Positive
+    precision: Precision
 
 
 class AblationsParams(Section):

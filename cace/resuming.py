@@ -35,12 +35,18 @@ def save_state(path: Path, parts: dict[str, Stateful], results: dict[str, Any]) 
     write_atomically(path, buffer.getbuffer())
 
 
-def load_state(path: Path, parts: dict[str, Stateful]) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def put_back(content: dict[str, Any], parts: dict[str, Stateful]) -> dict[str, Any]:
     """Puts the parts and the random state back as they were saved; returns the results so far."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])
     torch.set_rng_state(content["random"])
     if content["cuda_random"]:
         torch.cuda.set_rng_state_all(content["cuda_random"])
-    return content["results"]
+    results: dict[str, Any] = content["results"]
+    return results

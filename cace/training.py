@@ -8,6 +8,7 @@ norm clipped, the contrast from a share of the epochs on.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,12 +23,17 @@ from cace.annotations import SPLITS
 from cace.errors import UserError
 from cace.features import FeatureStore
 from cace.localizer import Localizer
-from cace.losses import LossTerms, bece_floor, loss_terms, total
+from cace.losses import LossTerms, bece_floor, loss_terms, part_of_batch, total
 from cace.metrics import Scores, score, segment_predictions
-from cace.params import ContrastForm, Guidance, Heads
-from cace.resuming import Stateful, load_state, save_state
+from cace.params import ContrastForm, Guidance, Heads, Precision
+from cace.resuming import Stateful, put_back, read_state, save_state
+from cace.team import Team
 
+MEANS = ("loss", *LossTerms._fields, "contrast_excess")  # of the curve, over the train clips
 Curve = list[dict[str, float | int | None]]  # one entry an epoch
+# On a CPU; the activations of one part at a time lie in memory, and fit its caches better.
+CLIPS_AT_ONCE = 8
+ROOM = 0.8  # share of a GPU's free memory that features may take
 CHOSEN_AT = 0.5  # θ at which epochs are compared, on val and on test
 Silenced = Literal["visual", "audio"]
 # Baselines trained like the localizer with one modality silenced, by the name of their folder.
@@ -63,6 +69,7 @@ class Objective(NamedTuple):
     contrast_weight: float
     contrast_tau: float
     contrast_form: ContrastForm
+    precision: Precision  # of the grid's arithmetic in training
 
 
 class Design(NamedTuple):
@@ -80,7 +87,7 @@ class Design(NamedTuple):
 
 
 class Split:
-    """The samples of one split, read from the store batch by batch.
+    """The samples of one split: whole on a GPU where they fit, else mapped into memory.
 
     silenced: that modality is zero.
     """
@@ -88,34 +95,44 @@ class Split:
     def __init__(
         self, store: FeatureStore, name: str, device: torch.device, silenced: Silenced | None = None
     ) -> None:
-        self.store, self.device, self.silenced = store, device, silenced
+        self.store, self.device = store, device
         self.rows = store.rows(name)
         self.labels = store.labels[self.rows]
+        visual, audio = store.visual, store.audio
+        if silenced == "visual":
+            # One position: a grid of equal positions attends to itself as a single one does.
+            visual = np.zeros((*visual.shape[:2], 1, 1, visual.shape[-1]), visual.dtype)
+        elif silenced == "audio":
+            audio = np.zeros(audio.shape, audio.dtype)
+        self.stored = visual, audio, store.labels
+        size = len(self) * (visual[:1].nbytes + audio[:1].nbytes)
+        self.resident = self._read(self.rows) if size < room(device) else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, size: int, order: Int[Tensor, " n"] | None = None) -> Iterator[Clips]:
-        """Batches in the given order; the last one may be smaller."""
-        places = np.arange(len(self)) if order is None else order.numpy()
-        for i in range(0, len(self), size):
-            rows = self.rows[places[i : i + size]]
-            yield Clips(
-                self._visual(rows),
-                self._audio(rows),
-                torch.from_numpy(self.store.labels[rows]).to(self.device),
-            )
+    def batches(self, size: int) -> Iterator[Clips]:
+        """All samples in their order; the last batch may be smaller."""
+        for places in torch.arange(len(self)).split(size):
+            yield self.clips(places)
 
-    def _visual(self, rows: np.ndarray) -> Tensor:
-        if self.silenced == "visual":
-            # One position: a grid of equal positions attends to itself as a single one does.
-            _, segments, _, _, channels = self.store.visual.shape
-            return torch.zeros(len(rows), segments, 1, 1, channels, device=self.device)
-        return torch.from_numpy(self.store.visual[rows]).to(self.device).float()
+    def clips(self, places: Int[Tensor, " b"]) -> Clips:
+        """The samples at these places of the split."""
+        if self.resident is None:
+            visual, audio, labels = self._read(self.rows[places.numpy()])
+        else:
+            there = places.to(self.device)
+            visual, audio, labels = (data[there] for data in self.resident)
+        return Clips(visual.float(), audio.float(), labels)
 
-    def _audio(self, rows: np.ndarray) -> Tensor:
-        audio = torch.from_numpy(self.store.audio[rows]).to(self.device).float()
-        return torch.zeros_like(audio) if self.silenced == "audio" else audio
+    def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
+        """Visual and audio features, in the store's precision, and labels."""
+        return tuple(torch.from_numpy(data[rows]).to(self.device) for data in self.stored)
+
+
+def room(device: torch.device) -> float:
+    """Bytes that features may take on a device; none on a CPU, which maps the file instead."""
+    return ROOM * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
 
 
 def build_localizer(store: FeatureStore, design: Design) -> Localizer:
@@ -156,6 +173,7 @@ def fit(
     design: Design,
     objective: Objective,
     device: torch.device,
+    team: Team,
     silenced: Silenced | None = None,
     bar_position: int = 0,
 ) -> Fitted:
@@ -164,12 +182,13 @@ def fit(
     state: a file that is written after every epoch. Where it is there already, training goes on
         after its last epoch, to the same numbers as if it had never stopped; the arguments must be
         the same.
+    team: those who train it; all of them call this, and the first writes.
     Raises: UserError where the loss is not finite.
     """
     torch.manual_seed(seed)
     train, val, test = (Split(store, name, device, silenced) for name in SPLITS)
     localizer = build_localizer(store, design).to(device)
-    optimizer = torch.optim.Adam(localizer.parameters(), lr=objective.learning_rate)
+    optimizer = torch.optim.Adam(localizer.parameters(), lr=objective.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.MultiStepLR(
         optimizer, objective.milestones, objective.decay
     )
@@ -195,8 +214,9 @@ def fit(
         "optimizer": optimizer,
         "schedule": schedule,
     }
-    if state.exists() and best.path.exists() and published.path.exists():
-        kept = load_state(state, parts)
+    whole = team.leads and state.exists() and best.path.exists() and published.path.exists()
+    if (content := team.share(read_state(state) if whole else None)) is not None:
+        kept = put_back(content, parts)
         curve, test_curve = kept["curve"], kept["test_curve"]
         best.accuracy, published.accuracy = kept["best"], kept["published"]
     bar = tqdm(
@@ -205,18 +225,20 @@ def fit(
         initial=len(curve),
         total=objective.epochs,
         position=bar_position,
-        disable=None,
+        disable=None if team.leads else True,
     )
     for epoch in bar:
         localizer.contrast_on = contrast_on(epoch)
         learning_rate = float(schedule.get_last_lr()[0])
-        means = train_one_epoch(localizer, train, optimizer, objective, where=f"{name}, {epoch=}")
+        where = f"{name}, {epoch=}"
+        means = train_one_epoch(localizer, train, optimizer, objective, team, [seed, epoch], where)
         schedule.step()
         on_val, on_test = (
             evaluate(localizer, split, objective.batch_size, CHOSEN_AT)[0] for split in (val, test)
         )
-        best.see(localizer, on_val.accuracy, {**about, "epoch": epoch})
-        published.see(localizer, on_test.accuracy, {**about, "epoch": epoch})
+        if team.leads:
+            best.see(localizer, on_val.accuracy, {**about, "epoch": epoch})
+            published.see(localizer, on_test.accuracy, {**about, "epoch": epoch})
         curve.append(
             {
                 "epoch": epoch,
@@ -230,13 +252,15 @@ def fit(
         test_curve.append({"epoch": epoch, "test_accuracy": on_test.accuracy})
         results = {"curve": curve, "test_curve": test_curve}
         accuracies = {"best": best.accuracy, "published": published.accuracy}
-        save_state(state, parts, {**results, **accuracies})
-        if bar.disable and (epoch + 1) % max(1, objective.epochs // 10) == 0:
+        if team.leads:
+            save_state(state, parts, {**results, **accuracies})
+        if team.leads and bar.disable and (epoch + 1) % max(1, objective.epochs // 10) == 0:
             shown = f"loss {means['loss']:.3f}, val accuracy {on_val.accuracy:.3f}"
             print(f"train {name}: epoch {epoch + 1}/{objective.epochs}, {shown}", flush=True)
     last = objective.epochs - 1
     localizer.contrast_on = contrast_on(last)
-    checkpoints.save(into / "last.pt", localizer, {**about, "epoch": last})
+    if team.leads:
+        checkpoints.save(into / "last.pt", localizer, {**about, "epoch": last})
     return Fitted(curve, test_curve)
 
 
@@ -245,51 +269,87 @@ def train_one_epoch(
     train: Split,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
+    team: Team,
+    draw: list[int],
     where: str,
 ) -> dict[str, float | None]:
     """One pass over the train split in random order; mean loss and terms over its clips.
 
+    A batch is computed in parts, which the team shares out: the gradients of the parts add up to
+    that of the batch. What is drawn for a part depends on `draw` and its place, not on who computes
+    it.
+
     Returns: beside them what the contrast does, None while it is off: `contrast_excess`, how far it
         lies above its floor, and `contrast_gradient`, its share of the gradient's norm, measured on
-        the first batch.
+        the first part of the first batch.
     """
     localizer.train()
     background = train.store.background
-    sums: dict[str, float] = {}
+    sums = torch.zeros(len(MEANS), dtype=torch.float64)
     gradient_share = None
-    for clips in train.batches(objective.batch_size, torch.randperm(len(train))):
-        terms = loss_terms(
-            localizer(clips.visual, clips.audio),
-            clips.labels,
-            background,
-            contrast=localizer.contrast_on,
-            temperature=objective.contrast_tau,
-            form=objective.contrast_form,
-        )
-        loss = total(terms, objective.contrast_weight)
-        values = _as_numbers(loss, terms)
-        if not np.isfinite(values["loss"]):
-            raise UserError(
-                f"train, {where}: the loss is {values['loss']}; its terms: {values}. "
-                f"Lower train.learning_rate, or look for NaN in the features"
-            )
-        if terms.contrast is not None:
-            values["contrast_excess"] = values["contrast"] - bece_floor(clips.labels != background)
-            if gradient_share is None:
-                gradient_share = contrast_gradient_share(localizer, terms, objective)
+    _draw_from(draw)
+    for step, batch in enumerate(torch.randperm(len(train)).split(objective.batch_size)):
+        labels = torch.from_numpy(train.labels[batch.numpy()])
         optimizer.zero_grad()
-        loss.backward()
+        for number, places in enumerate(batch.split(part_size(len(batch), train.device, team))):
+            if number % team.count != team.index:
+                continue
+            _draw_from([*draw, step, number])
+            clips = train.clips(places)
+            with in_precision(objective.precision, train.device):
+                out = localizer(clips.visual, clips.audio)
+            terms = loss_terms(
+                out,
+                clips.labels,
+                background,
+                contrast=localizer.contrast_on,
+                temperature=objective.contrast_tau,
+                form=objective.contrast_form,
+            )
+            own = torch.from_numpy(train.labels[places.numpy()])
+            share = part_of_batch(terms, own, labels, background)
+            loss = total(share, objective.contrast_weight)
+            values = _as_numbers(loss, share)
+            if not np.isfinite(values["loss"]):
+                raise UserError(
+                    f"train, {where}: the loss is {values['loss']}; its terms: {values}. "
+                    f"Lower train.learning_rate, or look for NaN in the features"
+                )
+            if terms.contrast is not None:
+                floor = bece_floor(own != background) * len(places) / len(batch)
+                values["contrast_excess"] = values["contrast"] - floor
+                if (step, number) == (0, 0):
+                    gradient_share = contrast_gradient_share(localizer, terms, objective)
+            loss.backward()
+            sums += len(batch) * torch.tensor([values.get(name, 0.0) for name in MEANS])
+        team.add_gradients(localizer.parameters())
         nn.utils.clip_grad_norm_(localizer.parameters(), objective.max_grad_norm)
         optimizer.step()
-        for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + value * len(clips.labels)
-    means = {key: value / len(train) for key, value in sums.items()}
-    return {"contrast_excess": None, **means, "contrast_gradient": gradient_share}
+    sums = team.total(sums.to(train.device)).cpu()
+    means: dict[str, float | None] = dict(zip(MEANS, (sums / len(train)).tolist(), strict=True))
+    if not localizer.contrast_on:
+        means["contrast_excess"] = None
+    return {**means, "contrast_gradient": gradient_share}
 
 
-def contrast_gradient_share(
-    localizer: Localizer, terms: LossTerms, objective: Objective
-) -> float | None:
+def part_size(clips: int, device: torch.device, team: Team) -> int:
+    """Clips of a batch that are computed at once: on a GPU all that falls to a process.
+
+    On a CPU it does not depend on the team, so several processes draw what one would.
+    """
+    return CLIPS_AT_ONCE if device.type == "cpu" else -(-clips // team.count)
+
+
+def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Where the localizer computes its grid in this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _draw_from(place: list[int]) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+
+def contrast_gradient_share(localizer: Localizer, terms: LossTerms, objective: Objective) -> float:
     """|g| of the weighted contrast over |g| of it plus |g| of the other terms."""
     assert terms.contrast is not None
     contrast, others = (
@@ -311,8 +371,10 @@ def contrast_gradient_share(
 
 
 def _as_numbers(loss: Tensor, terms: LossTerms) -> dict[str, float]:
-    named = {k: torch.zeros(()) if t is None else t.detach() for k, t in terms._asdict().items()}
-    return {key: value.item() for key, value in {"loss": loss.detach(), **named}.items()}
+    named = {key: term for key, term in terms._asdict().items() if term is not None}
+    # One transfer: each waits for the GPU.
+    values = torch.stack([loss, *named.values()]).tolist()
+    return dict(zip(("loss", *named), values, strict=True))
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ Source released has no encoder to train: the stage says so, and passes.
 """
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cace.encoders.weights import fingerprint
 from cace.errors import UserError, run
 from cace.finetuning import Epoch, finetune
 from cace.params import EncodersParams, FinetuneParams, load_params
+from cace.team import Team, assemble
 from cace.workspace import scratch, write_atomically, write_json
 
 ENCODER = Path("data/models/visual_encoder.pt")
@@ -28,10 +30,11 @@ CURVE, METRICS = Path("metrics/finetune.csv"), Path("metrics/finetune.json")
 def main() -> None:
     """Fine-tunes, or passes."""
     params = load_params()
-    if params.encoders is None or params.finetune is None:
+    team = assemble()
+    if params.encoders is not None and params.finetune is not None:
+        finetune_encoder(params.encoders, params.finetune, team)
+    elif team.leads:
         pass_by(params.data.source)
-    else:
-        finetune_encoder(params.encoders, params.finetune)
 
 
 def pass_by(source: str) -> None:
@@ -42,8 +45,11 @@ def pass_by(source: str) -> None:
     write_json(METRICS, {"finetune": {"passed": why}})
 
 
-def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams) -> None:
-    """Writes the encoder, its retrieval before and after, and the curve."""
+def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams, team: Team) -> None:
+    """Writes the encoder, its retrieval before and after, and the curve.
+
+    team: all its processes call this, and the first writes.
+    """
     clips = ClipStore(Path("data/clips"))
     device = choose_device()
     encoder = visual_encoder(encoders.visual, encoders.visual_weights).to(device)
@@ -51,7 +57,10 @@ def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams) -> None
     train, val = (clips_only_in(clips, split) for split in ("train", "val"))
     audio = audio_encoder(encoders.audio, encoders.audio_weights).to(device)
     inputs = clips.fingerprint(), pretrained, fingerprint(audio)
-    with scratch("finetune", inputs, settings.model_dump()) as work:
+    folder = (
+        scratch("finetune", inputs, settings.model_dump()) if team.leads else nullcontext(Path())
+    )
+    with folder as work:
         curve = finetune(
             encoder,
             audio,
@@ -61,7 +70,10 @@ def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams) -> None
             state=work / "state.pt",
             **settings.model_dump(),
             device=device,
+            team=team,
         )
+    if not team.leads:
+        return
     content = {
         "name": encoders.visual,
         "weights": encoders.visual_weights,

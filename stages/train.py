@@ -10,6 +10,7 @@ from cace.device import choose_device
 from cace.errors import run
 from cace.features import FeatureStore
 from cace.params import Params, load_params
+from cace.team import Team, assemble
 from cace.training import UNIMODAL, Design, Fitted, Objective, Silenced, fit
 from cace.workspace import publish, scratch, worker_processes, workers, write_atomically, write_json
 
@@ -27,12 +28,16 @@ class Job(NamedTuple):
 def main() -> None:
     """Trains all, writes the models, their curves, and what the val split says."""
     params = load_params()
+    team = assemble()
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed, None) for seed in seeds]
     jobs += [Job(name, seeds[0], silenced) for name, silenced in UNIMODAL.items()]
+    if not team.leads:
+        train_all(jobs, FEATURES, Path(), params, team)
+        return
     identity = params.model_dump(mode="json", exclude={"data", "evaluate", "ablations"})
     with scratch("train", FeatureStore(FEATURES).provenance, identity) as work:
-        fitted = train_all(jobs, FEATURES, work, params)
+        fitted = train_all(jobs, FEATURES, work, params, team)
         for seed in seeds:
             one = fitted[f"seed-{seed}"]
             for folder, curve in (("curves", one.curve), ("test_curves", one.test_curve)):
@@ -55,18 +60,21 @@ def main() -> None:
     )
 
 
-def train_all(jobs: list[Job], features: Path, work: Path, params: Params) -> dict[str, Fitted]:
-    """Side by side with one thread each on a CPU, one after the other on a GPU.
+def train_all(
+    jobs: list[Job], features: Path, work: Path, params: Params, team: Team
+) -> dict[str, Fitted]:
+    """Side by side with one thread each on a CPU, one after the other on a GPU or by a team.
 
-    Writes `work/localizer/<name>/`, and goes on with what an earlier call left in `work/state`.
+    Writes `work/localizer/<name>/`, and goes on with what an earlier call left in `work/state`;
+    both concern the first process of the team alone.
     """
     device = choose_device()
-    if device.type == "cuda":
-        fitted = [train_one(job, features, work, params, device, position=0) for job in jobs]
+    if device.type == "cuda" or team.count > 1:
+        fitted = [train_one(job, features, work, params, device, 0, team) for job in jobs]
     else:
         with worker_processes(min(workers(), len(jobs))) as pool:
             running = [
-                pool.submit(train_one, job, features, work, params, device, position)
+                pool.submit(train_one, job, features, work, params, device, position, team)
                 for position, job in enumerate(jobs)
             ]
             fitted = [job.result() for job in running]
@@ -74,7 +82,13 @@ def train_all(jobs: list[Job], features: Path, work: Path, params: Params) -> di
 
 
 def train_one(
-    job: Job, features: Path, work: Path, params: Params, device: torch.device, position: int
+    job: Job,
+    features: Path,
+    work: Path,
+    params: Params,
+    device: torch.device,
+    position: int,
+    team: Team,
 ) -> Fitted:
     """One localizer, from settings to checkpoints."""
     torch.set_num_threads(1)
@@ -103,6 +117,7 @@ def train_one(
             contrast_form=bece.form,
         ),
         device=device,
+        team=team,
         silenced=job.silenced,
         bar_position=position,
     )

@@ -55,6 +55,7 @@ train:
   - 1
   decay: 0.5
   max_grad_norm: 0.5
+  precision: float32
 ablations:
   epochs: 1
   seeds:

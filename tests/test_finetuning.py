@@ -15,6 +15,7 @@ from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
 from cace.finetuning import finetune, info_nce, retrieval
+from cace.team import Team
 
 
 def unit(rows, seed):
@@ -63,6 +64,9 @@ def test_recall_does_not_count_ties():
     assert retrieval(same, same) == (0.0, 1.0)
 
 
+ALONE = Team()
+
+
 class ColouredClips(ClipStore):
     """Stands for the decoded store: clip k has a colour, and a sound of the same make-up."""
 
@@ -79,7 +83,7 @@ class ColouredClips(ClipStore):
         return np.tile(self.colours[int(id_)].astype(np.float32), (10, 1))
 
 
-def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state=None):
+def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state=None, team=ALONE):
     if state is None:
         with TemporaryDirectory() as folder:
             state = Path(folder) / "state.pt"
@@ -103,6 +107,7 @@ def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state
         symmetric=True,
         seed=seed,
         device=torch.device("cpu"),
+        team=team,
     )
     return curve, encoder
 

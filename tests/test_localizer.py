@@ -131,10 +131,11 @@ def test_float32_is_close_to_float64(guide, switch):
             close(ours, exact.float(), atol=2e-6)
 
 
-def test_five_steps_of_adam_end_where_the_published_ones_do():
+@pytest.mark.parametrize("fused", [False, True])
+def test_five_steps_of_adam_end_where_the_published_ones_do(fused):
     localizer = filled("Co-Guide", True)
     adam = NUMBERS["adam5"]
-    optimizer = torch.optim.Adam(localizer.parameters(), lr=adam["learning_rate"])
+    optimizer = torch.optim.Adam(localizer.parameters(), lr=adam["learning_rate"], fused=fused)
     for expected in adam["steps"]:
         out = localizer(*fill.inputs(), noise=silence())
         loss = total(loss_terms(out, labels(), 28, contrast=True, temperature=0.01), 1.0)

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from cace.localizer import Localization
-from cace.losses import bece_floor, bece_loss, bece_per_view, clip_category, loss_terms, total
+from cace.losses import (
+    bece_floor,
+    bece_loss,
+    bece_per_view,
+    clip_category,
+    loss_terms,
+    part_of_batch,
+    total,
+)
 
 BACKGROUND = 3
 
@@ -59,6 +67,30 @@ def test_the_total_is_the_sum_with_the_contrast_weighted():
     with_contrast = found._replace(contrast=torch.tensor(2.0))
     assert total(with_contrast, 0.5).item() == pytest.approx(four + 1)
     assert total(found, 0.5).item() == pytest.approx(four)
+
+
+@pytest.mark.parametrize("parts", [[1, 4], [2, 3], [1, 1, 1, 1, 1]])
+def test_the_parts_of_a_batch_add_up_to_it(parts):
+    # Clips without an event, which do not count for the category, are spread unevenly.
+    labels = torch.tensor([[3, 3, 3], [3, 1, 1], [0, 0, 0], [3, 3, 3], [2, 2, 3]])
+    generator = torch.Generator().manual_seed(0)
+    scores, logits = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in "ab")
+    query, key = views(5, 3)
+
+    def of(some):
+        out = Localization(
+            scores[some], logits[some], scores[some].sigmoid(), 2 * logits[some], None, query[some],
+            key[some],
+        )  # fmt: skip
+        return loss_terms(out, labels[some], BACKGROUND, contrast=True, temperature=0.1)
+
+    whole = of(slice(0, 5))
+    shares = [
+        part_of_batch(of(places), labels[places], labels, BACKGROUND)
+        for places in torch.arange(5).split(parts)
+    ]
+    for name, expected in whole._asdict().items():
+        torch.testing.assert_close(sum(getattr(share, name) for share in shares), expected)
 
 
 def test_the_category_of_two_events_is_the_larger():

@@ -3,20 +3,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from cace import checkpoints, training
 from cace.errors import UserError
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
 from cace.losses import loss_terms
+from cace.team import Team
 from cace.training import (
     UNIMODAL,
+    Clips,
     Design,
     Objective,
     Split,
     build_localizer,
     contrast_gradient_share,
     fit,
+    train_one_epoch,
 )
 from tests.stores import write_feature_store
 
@@ -28,6 +32,7 @@ DESIGN = Design(
 OBJECTIVE = Objective(
     epochs=4, batch_size=4, learning_rate=7e-4, milestones=(2, 3), decay=0.5, max_grad_norm=0.5,
     contrast_start=0.5, contrast_weight=1.0, contrast_tau=0.01, contrast_form="paper",
+    precision="float32",
 )  # fmt: skip
 
 
@@ -40,7 +45,7 @@ def train(store, into, seed=0, silenced=None, **changes):
     objective = OBJECTIVE._replace(**changes)
     return fit(
         store, into, state=into.parent / "state" / into.name, seed=seed, design=DESIGN,
-        objective=objective, device=CPU, silenced=silenced,
+        objective=objective, device=CPU, team=Team(), silenced=silenced,
     )  # fmt: skip
 
 
@@ -178,6 +183,82 @@ def test_a_state_whose_checkpoints_are_gone_counts_for_nothing(store, models, tm
 def test_another_seed_gives_other_weights(models):
     one, two = (checkpoints.load(models / f"seed-{seed}/last.pt") for seed in (0, 1))
     assert not torch.equal(one.class_head.weight, two.class_head.weight)
+
+
+def without_draws(localizer):
+    """Nothing random is left in its training."""
+    localizer.bece_noise = 0.0
+    for module in localizer.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return localizer
+
+
+def weights_after_an_epoch(store, monkeypatch, clips_at_once):
+    monkeypatch.setattr(training, "CLIPS_AT_ONCE", clips_at_once)
+    torch.manual_seed(0)
+    localizer = without_draws(build_localizer(store, DESIGN)).double()
+    localizer.contrast_on = True
+    train = Split(store, "train", CPU)
+    exact = Split.clips
+    monkeypatch.setattr(
+        Split, "clips",
+        lambda self, places: Clips(
+            *(data.double() if data.is_floating_point() else data for data in exact(self, places))
+        ),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(localizer.parameters(), lr=0.1)
+    objective = OBJECTIVE._replace(batch_size=5)
+    means = train_one_epoch(localizer, train, optimizer, objective, Team(), [0], "here")
+    monkeypatch.setattr(Split, "clips", exact)
+    return localizer, means
+
+
+def test_a_batch_computed_in_parts_is_the_batch_computed_whole(store, monkeypatch):
+    whole, whole_means = weights_after_an_epoch(store, monkeypatch, clips_at_once=5)
+    parts, parts_means = weights_after_an_epoch(store, monkeypatch, clips_at_once=2)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+    del whole_means["contrast_gradient"], parts_means["contrast_gradient"]  # of the first part
+    assert parts_means == pytest.approx(whole_means, rel=1e-6)
+
+
+def test_features_that_lie_on_the_device_are_those_of_the_file(store, monkeypatch):
+    places = torch.tensor([5, 0, 3])
+    mapped = Split(store, "val", CPU)
+    monkeypatch.setattr(training, "room", lambda _: float("inf"))
+    resident = Split(store, "val", CPU)
+    assert mapped.resident is None and resident.resident is not None
+    for one, other in zip(mapped.clips(places), resident.clips(places), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bfloat16_is_for_the_grid_alone(store):
+    localizer = build_localizer(store, DESIGN).eval()
+    clips = Split(store, "val", CPU).clips(torch.arange(4))
+    seen = {}
+    for name in ("visual_input", "visual_lstm", "class_head"):
+        getattr(localizer, name).register_forward_hook(
+            lambda _, __, out, name=name: seen.update(
+                {name: (out[0] if name == "visual_lstm" else out).dtype}
+            )
+        )
+    exact = localizer(clips.visual, clips.audio)
+    with training.in_precision("bfloat16", CPU):
+        out = localizer(clips.visual, clips.audio)
+    assert seen == {
+        "visual_input": torch.bfloat16, "visual_lstm": torch.float32, "class_head": torch.float32,
+    }  # fmt: skip
+    assert not torch.equal(out.relevance, exact.relevance)
+    torch.testing.assert_close(out.relevance, exact.relevance, rtol=0, atol=0.02)
+
+
+def test_training_in_bfloat16_is_near_that_in_float32(store, curve, tmp_path):
+    near = pd.DataFrame(train(store, tmp_path / "seed-0", precision="bfloat16").curve)
+    assert near["loss"].tolist() == pytest.approx(curve["loss"].tolist(), rel=0.02)
+    assert near["loss"].tolist() != curve["loss"].tolist()
 
 
 def test_a_silenced_modality_does_not_count(store, tmp_path):
