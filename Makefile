@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Idle OpenMP threads sleep: spinning slows a shared machine down several times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: repro test test-slow lint clean
+.PHONY: repro test test-slow bench lint clean
 repro: .venv/.installed  ## the main job: from video files to metrics
 	dvc repro
 
@@ -13,6 +13,9 @@ test: .venv/.installed
 
 test-slow: .venv/.installed  ## long trials: many kills, many clips
 	python -m pytest -m slow
+
+bench: .venv/.installed  ## speed, as ratios on this machine: a table and benchmarks/results.json
+	python -m benchmarks
 
 lint: .venv/.installed
 	ruff format --check .

@@ -1,0 +1,1 @@
+"""How fast cace is, as ratios on one machine in one run: `make bench`."""

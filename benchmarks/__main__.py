@@ -1,0 +1,53 @@
+"""All benchmarks, one after the other: a table, and benchmarks/results.json.
+
+Each is a module `python -m benchmarks.<name>` that prints a JSON object on its last line.
+`python -m benchmarks training startup` runs those alone; the others' results stay.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results.json"
+IN_ORDER = [
+    name
+    for name in ("training", "decode", "extract", "startup")
+    if (FOLDER / f"{name}.py").exists()
+]
+
+
+def main() -> None:
+    """Runs those that are named, or all."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in sys.argv[1:] or IN_ORDER:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        results[name] = run(name)
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    print(table(results).to_markdown(index=False, floatfmt=".3g"))
+
+
+def run(name: str) -> dict[str, Any]:
+    """What the benchmark prints, from a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    done = subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row a figure."""
+    rows = [
+        {"benchmark": name, **figure}
+        for name, result in results.items()
+        for figure in result["figures"]
+    ]
+    return pd.DataFrame(rows).fillna("")
+
+
+if __name__ == "__main__":
+    main()

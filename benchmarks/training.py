@@ -1,0 +1,210 @@
+"""Training the localizer, against the same arithmetic written plainly.
+
+Theirs is the published way: tests/reference.py, which computes every ablation's arithmetic whatever
+the settings, in float64 (or float32, for comparison), and reads each sample from HDF5 at random.
+Ours is what `stages.train` runs. Both at batch 64 and VGG dimensions, one thread, forward and
+backward, without dropout, which the reference leaves out; each in a process of its own, in turn.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import figure, report
+
+BATCH, ROUNDS = 64, 4
+GRID, VISUAL, AUDIO, CATEGORIES = (7, 7), 512, 128, 28
+
+
+def peak_gigabytes() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def write_features(path: Path) -> None:
+    """A store of one batch, its features drawn at random."""
+    import h5py
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.integers(CATEGORIES, size=(BATCH + 2, 1)), 10, axis=1)
+    labels[::2, :3] = CATEGORIES
+    with h5py.File(path, "w") as file:
+        file["visual"] = rng.random((BATCH + 2, 10, *GRID, VISUAL), "f4").astype("f2")
+        file["audio"] = rng.random((BATCH + 2, 10, AUDIO), "f4").astype("f2")
+        file["labels"] = labels
+        file["id"] = [str(k) for k in range(BATCH + 2)]
+        file["split"] = ["train"] * BATCH + ["val", "test"]
+        file["categories"] = [str(k) for k in range(CATEGORIES)]
+        file.attrs["provenance"] = json.dumps({})
+
+
+def plain_step(store: Path, guide: Any, precision: str) -> Callable[[], Any]:
+    """One batch, forward and backward, by the reference; the step returns the event scores."""
+    import h5py
+    import torch
+
+    from tests import fill, reference
+
+    dtype = getattr(torch, precision)
+    params = {key: value.to(dtype).requires_grad_() for key, value in fill.params(guide).items()}
+
+    def step() -> Any:
+        with h5py.File(store) as file:
+            parts = [
+                [torch.from_numpy(file[name][k]) for k in torch.randperm(BATCH).sort().values]
+                for name in ("visual", "audio", "labels")
+            ]
+        visual, audio, labels = (torch.stack(part) for part in parts)
+        noise = torch.zeros(10, BATCH, 256, dtype=dtype)
+        out = reference.forward(
+            params, visual.to(dtype), audio.to(dtype), guide=guide, switch=True, noise=noise
+        )
+        one_hot = torch.nn.functional.one_hot(labels, CATEGORIES + 1).to(dtype)
+        # At its temperature of 0.01 the contrast of the reference overflows in float32.
+        torch.stack([*reference.losses(out, one_hot, temperature=0.2).values()]).sum().backward()
+        for value in params.values():
+            value.grad = None
+        return out.event_scores.detach()
+
+    return step
+
+
+def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
+    """The same by the localizer, as an epoch of training computes it, part by part."""
+    import torch
+
+    from cace import checkpoints
+    from cace.features import FeatureStore
+    from cace.localizer import Localizer
+    from cace.losses import loss_terms, part_of_batch, total
+    from cace.training import CLIPS_AT_ONCE, Split, in_precision
+    from tests import fill
+
+    guidance: Any = {"Co-Guide": "both", "Audio-Guide": "audio"}[guide]
+    localizer = Localizer(VISUAL, AUDIO, CATEGORIES, guidance=guidance).eval()
+    params = fill.params(guide)
+    names = checkpoints.published_names(localizer)
+    localizer.load_state_dict({ours: params[theirs] for ours, theirs in names.items()})
+    localizer.contrast_on = True
+    device = torch.device("cpu")
+    split = Split(FeatureStore(store), "train", device)
+    labels = torch.from_numpy(split.labels)
+
+    def step() -> Any:
+        scores = []
+        for places in torch.arange(BATCH).split(CLIPS_AT_ONCE):
+            clips = split.clips(places)
+            noise = torch.zeros(len(places), 10, 256)
+            with in_precision(precision, device):
+                out = localizer(clips.visual, clips.audio, noise=noise)
+            terms = loss_terms(out, clips.labels, CATEGORIES, contrast=True, temperature=0.2)
+            total(part_of_batch(terms, clips.labels, labels, CATEGORIES), 1.0).backward()
+            scores.append(out.class_logits.detach())
+        localizer.zero_grad()
+        return torch.cat(scores)
+
+    return step
+
+
+def measure(way: str, guide: str, precision: str, store: Path) -> None:
+    """In a process of its own: CPU seconds of each step on each line asked for, then the peak."""
+    import torch
+
+    torch.set_num_threads(1)
+    step = {"plain": plain_step, "ours": our_step}[way](store, guide, precision)
+    for _ in sys.stdin:
+        start = time.process_time()
+        scores = step()
+        seconds = time.process_time() - start
+        print(json.dumps({"seconds": seconds, "peak": peak_gigabytes()}), flush=True)
+    torch.save(scores, store.with_name(f"{way}-{guide}-{precision}.pt"))
+
+
+WAYS = [
+    ("plain", "Co-Guide", "float64"),
+    ("plain", "Co-Guide", "float32"),
+    ("ours", "Co-Guide", "float32"),
+    ("ours", "Co-Guide", "bfloat16"),
+    ("plain", "Audio-Guide", "float64"),
+    ("ours", "Audio-Guide", "float32"),
+]
+
+
+def interleaved(store: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The fastest step of each way, all taking turns; and the peak of its memory."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    command = [sys.executable, "-m", "benchmarks.training"]
+    processes = {
+        way: subprocess.Popen(
+            [*command, *way, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for way in WAYS
+    }
+    for _ in range(ROUNDS):
+        for way, process in processes.items():
+            assert process.stdin and process.stdout
+            process.stdin.write("\n")
+            process.stdin.flush()
+            once = json.loads(process.stdout.readline())
+            best = min(once["seconds"], found.get(way, once)["seconds"])
+            found[way] = {"seconds": best, "peak": once["peak"]}
+    for process in processes.values():
+        process.communicate()
+    return found
+
+
+def main() -> None:
+    """Prints all figures."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "features.h5"
+        write_features(store)
+        found = interleaved(store)
+        scores = {way: torch.load(Path(folder) / f"{'-'.join(way)}.pt").double() for way in WAYS}
+    plain64, plain32, ours32, ours16, audio64, audio32 = (found[way] for way in WAYS)
+    exact, _, near, coarse, _, _ = (scores[way] for way in WAYS)
+    step = f"a batch of {BATCH}, forward and backward"
+
+    def compared(
+        what: str, ours: dict[str, float], theirs: dict[str, float], bar: str | None
+    ) -> dict[str, Any]:
+        return figure(what, ours["seconds"], theirs["seconds"], "CPU s", bar)
+
+    report(
+        [
+            compared(f"{step}: bfloat16, against plain float64", ours16, plain64, "at most 1/5"),
+            compared(f"{step}: float32, against plain float64", ours32, plain64, None),
+            compared(f"{step}: float32, against plain float32", ours32, plain32, "at most 0.95"),
+            compared(
+                f"{step}: float32 with sound alone guiding, against plain float64",
+                audio32, audio64, None,
+            ),
+            figure("its peak memory in bfloat16", ours16["peak"], plain64["peak"], "GB", "1.5 GB"),
+            figure("its peak memory in float32", ours32["peak"], plain32["peak"], "GB", "1.5 GB"),
+            figure(
+                "class logits in float32: largest difference from float64",
+                (near - exact).abs().max().item(), None, "", "at most 2e-6",
+            ),
+            figure(
+                "class logits in bfloat16: largest difference from float64",
+                (coarse - exact).abs().max().item(), None, "", None,
+            ),
+        ],
+        {"a GPU": "not measured"},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        way, guide, precision, path = sys.argv[1:]
+        measure(way, guide, precision, Path(path))
+    else:
+        main()
