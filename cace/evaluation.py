@@ -1,5 +1,6 @@
 """Test metrics over seeds, under both protocols, beside the baselines of the same split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def evaluate_runs(
         baselines[name] = evaluate(localizer, silent, batch_size, threshold)[0].accuracy
     metrics = {**summary(test, runs, threshold), "baselines": baselines}
     predictions = pd.concat(
-        [_table(test, seed, run.predictions, threshold) for seed, run in runs.items()],
+        [prediction_table(test, seed, run.predictions, threshold) for seed, run in runs.items()],
         ignore_index=True,
     )
     confusion = predictions[["actual", "predicted"]]
@@ -118,6 +119,20 @@ def load_for(
     return localizer.to(split.device)
 
 
+@torch.inference_mode()
+def attend(
+    localizer: Localizer, split: Split, places: Sequence[int]
+) -> Float[np.ndarray, "n T H W"] | None:
+    """Where sound makes vision look, in the samples at these places of the split; sums to 1.
+
+    None where sound does not guide vision.
+    """
+    clips = next(split.batches(len(places), torch.tensor(places)))
+    precision = next(localizer.parameters()).dtype
+    attention = localizer(clips.visual.to(precision), clips.audio.to(precision)).attention
+    return None if attention is None else attention.float().cpu().numpy()
+
+
 def summary(test: Split, runs: dict[int, Run], threshold: float) -> dict[str, Any]:
     """Metrics of all seeds: `test` (honest), `published`, `per_seed`.
 
@@ -173,7 +188,10 @@ def _predicted(split: Split, predictions: Predictions, threshold: float) -> Int[
     )
 
 
-def _table(split: Split, seed: int, predictions: Predictions, threshold: float) -> pd.DataFrame:
+def prediction_table(
+    split: Split, seed: int, predictions: Predictions, threshold: float
+) -> pd.DataFrame:
+    """One row a segment, in the order of the split's samples."""
     names = np.array([*split.store.categories, "background"])
     count, segments = split.labels.shape
     return pd.DataFrame(

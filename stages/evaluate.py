@@ -1,26 +1,32 @@
-"""DVC stage: test metrics over seeds, predictions and plots."""
+"""DVC stage: test metrics over seeds, predictions, plots, and the page of the run."""
 
 from pathlib import Path
 
+from cace.clips import ClipStore
 from cace.device import choose_device
 from cace.errors import run
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
 from cace.params import load_params
+from cace.report.run import run_page
+from cace.training import Split
 from cace.workspace import write_atomically, write_json
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it
+MODELS = Path("data/models/localizer")
 
 
 def main() -> None:
     """Scores all trained localizers on the test split."""
     params = load_params()
+    store = FeatureStore(Path("data/features.h5"))
+    device = choose_device()
     result = evaluate_runs(
-        FeatureStore(Path("data/features.h5")),
-        Path("data/models/localizer"),
+        store,
+        MODELS,
         threshold=params.evaluate.threshold,
         batch_size=BATCH_SIZE,
-        device=choose_device(),
+        device=device,
     )
     write_json(Path("metrics/eval.json"), result.metrics)
     for path, table in (
@@ -29,6 +35,15 @@ def main() -> None:
         ("metrics/per_category.csv", result.per_category),
     ):
         write_atomically(Path(path), table.to_csv(index=False))
+    page = run_page(
+        params,
+        result,
+        Split(store, "test", device),
+        models=MODELS,
+        metrics=Path("metrics"),
+        clips=None if params.decode is None else ClipStore(Path("data/clips")),
+    )
+    write_atomically(Path("data/predictions/report.html"), page)
     test, baselines = result.metrics["test"], result.metrics["baselines"]
     print(f"test accuracy {test['accuracy']:.4f} over {test['seeds']} seed(s); baselines:")
     for name, accuracy in baselines.items():

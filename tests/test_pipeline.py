@@ -90,6 +90,14 @@ def test_inspect_draws_what_the_pipeline_sees(project):
     shutil.rmtree(project.folder / "seen")
 
 
+def test_the_page_of_the_run_opens_without_a_network_and_shows_clips(project, visit):
+    page = visit(project.folder / "data/predictions/report.html")
+    accuracy = project.json("metrics/eval.json")["test"]["accuracy"]
+    assert f"{100 * accuracy:.1f} % of the test segments" in page.locator("main").inner_text()
+    assert page.locator(".frame").count() == 10 * 5  # test clips
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth)")
+
+
 def test_inspect_of_an_unknown_clip_fails_with_one_message(project):
     printed = project.run("cace", "inspect", "nobody", fails=True)
     assert printed.startswith("error: clip 'nobody': not in this data set of 15 clips")

@@ -1,8 +1,11 @@
 """What dvc.yaml says about the stages, held against the code."""
 
 import ast
+import re
 from pathlib import Path
 
+import jinja2
+import jinja2.meta
 import pytest
 import yaml
 
@@ -15,7 +18,7 @@ STAGES = {
 
 
 def imported_files(path):
-    """Our modules that a module names in an import, at any depth of its code."""
+    """Our modules that run when a module's imports do, at any depth of its code."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -23,8 +26,17 @@ def imported_files(path):
         elif isinstance(node, ast.ImportFrom):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if (file := ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file():
-                yield file
+            parts = name.split(".")
+            for k in range(2, len(parts) + 1):
+                place = ROOT.joinpath(*parts[:k])
+                if (file := place.with_suffix(".py")).is_file():
+                    yield file
+                if (file := place / "__init__.py").is_file() and holds_code(file):
+                    yield file
+
+
+def holds_code(package):
+    return len(ast.parse(package.read_text()).body) > 1  # more than a docstring
 
 
 def used_modules(stage):
@@ -47,9 +59,24 @@ def test_a_stage_runs_as_a_module_so_that_temporary_workspaces_use_their_own_cod
     assert STAGES[stage]["cmd"].split(" $")[0] == f"python -m {stage}"
 
 
-def test_packages_without_code_need_not_be_listed():
-    for init in (*ROOT.glob("cace/*/__init__.py"),):
-        assert len(ast.parse(init.read_text()).body) == 1, f"{init} holds more than a docstring"
+def used_templates(modules):
+    """Those that modules render, and what they extend, include and import."""
+    folder = ROOT / "cace/report/templates"
+    texts = [(ROOT / module).read_text() for module in modules]
+    todo = [name for text in texts for name in re.findall(r'\brender\(\s*"([^"]+)"', text)]
+    found = set()
+    while todo:
+        if (name := todo.pop()) not in found:
+            found.add(name)
+            parsed = jinja2.Environment().parse((folder / name).read_text())
+            todo += jinja2.meta.find_referenced_templates(parsed)
+    return {(folder / name).relative_to(ROOT).as_posix() for name in found}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_template_that_it_uses(stage):
+    templates = {dep for dep in STAGES[stage]["deps"] if "/templates/" in dep}
+    assert templates == used_templates(used_modules(stage))
 
 
 def test_the_library_never_imports_the_stages():

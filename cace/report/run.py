@@ -1,0 +1,199 @@
+"""The page of a run: what came out, how it was trained, and where it is right and wrong."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from cace.annotations import SEGMENTS
+from cace.clips import ClipStore
+from cace.evaluation import Evaluation, attend, load_for
+from cace.params import Params
+from cace.report import render
+from cace.report.curves import Chart, chart
+from cace.report.timelines import show_clips
+from cace.training import Split
+from cace.workspace import expect_file
+
+SHOWN = 4  # clips that are most wrong, and as many that are most right
+TERMS = ("loss", "relevance", "category", "gate", "class_activation", "contrast")
+MEANING = {  # of the scores, in the order of the page
+    "accuracy": "segments with the right label; background counts as one",
+    "category_accuracy": "clips with an event whose category is right",
+    "segment_f1": "events with their category, segment by segment",
+    "event_level_f1": "whole events with their category, found where they overlap by half",
+    "event_precision": "of the segments called event, those that are",
+    "event_recall": "of the segments with an event, those found",
+    "event_f1": "the two in one figure, whatever the category",
+    "background_precision": "of the segments called background, those that are",
+    "background_recall": "of the background segments, those found",
+    "background_f1": "the two in one figure",
+}
+
+
+class Extremes(NamedTuple):
+    """Places in the test split."""
+
+    most_wrong: list[int]
+    most_right: list[int]
+
+
+class Learned(NamedTuple):
+    """How the training of one seed went."""
+
+    seed: str
+    accuracy: Chart
+    loss: Chart
+    on_val: int  # the epoch with the best accuracy there
+    on_test: int
+    val_accuracy: float
+    test_accuracy: float
+
+
+class Category(NamedTuple):
+    """A row of the table of categories; None where nothing was to be counted."""
+
+    name: str
+    segments: int
+    recall: float | None
+    precision: float | None
+    taken_for: str  # the wrong label that its segments got most often
+
+
+def run_page(
+    params: Params,
+    result: Evaluation,
+    test: Split,
+    *,
+    models: Path,
+    metrics: Path,
+    clips: ClipStore | None,
+) -> str:
+    """One HTML file.
+
+    models, metrics: the folders in which earlier stages left the localizers and the curves.
+    clips: None where the source has no pictures.
+    Raises: UserError where a file of an earlier stage is not there.
+    """
+    seeds = list(result.metrics["per_seed"])
+    places = extremes(result.predictions)
+    together = [*places.most_wrong, *places.most_right]
+    first = load_for(test, models / f"seed-{seeds[0]}" / "best.pt")
+    shown = show_clips(
+        together,
+        {f"seed {seed}": table for seed, table in result.predictions.groupby("seed")},
+        {f"seed {seeds[0]}": attend(first, test, together)},
+        clips,
+    )
+    names = [*test.store.categories, "background"]
+    counts = confusion_counts(result.confusion, names)
+    names = [name for name, seen in zip(names, _seen(counts), strict=True) if seen]
+    counts = counts[_seen(counts)][:, _seen(counts)]
+    return render(
+        "run.html",
+        source=params.data.source,
+        settings=params.model_dump(mode="json", by_alias=True, exclude={"ablations"}),
+        meaning=MEANING,
+        metrics=result.metrics,
+        every_result=list(_leaves(result.metrics)),
+        learned=[_learned(seed, metrics) for seed in seeds],
+        finetuning=_finetuning(metrics / "finetune.csv"),
+        categories=_categories(names, counts),
+        names=names,
+        counts=counts.tolist(),
+        shares=(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).tolist(),
+        most_wrong=shown[: len(places.most_wrong)],
+        most_right=shown[len(places.most_wrong) :],
+    )
+
+
+def extremes(predictions: pd.DataFrame) -> Extremes:
+    """The clips with the smallest and the largest share of right segments over seeds.
+
+    Equals stand in the order of their ids; no clip is in both.
+    """
+    seeds = predictions["seed"].nunique()
+    hits = (predictions["actual"] == predictions["predicted"]).to_numpy()
+    right = hits.reshape(seeds, -1, SEGMENTS).sum(axis=(0, 2))
+    ids = predictions["id"].to_numpy()[::SEGMENTS]
+    wrong_first = sorted(range(len(right)), key=lambda k: (right[k], ids[k]))
+    most_wrong = wrong_first[: min(SHOWN, len(right) // 2)]
+    rest = sorted(wrong_first[len(most_wrong) :], key=lambda k: (-right[k], ids[k]))
+    return Extremes(most_wrong, rest[:SHOWN])
+
+
+def _learned(seed: str, metrics: Path) -> Learned:
+    curve, test_curve = (
+        pd.read_csv(expect_file(metrics / kind / f"seed-{seed}.csv", made_by="train"))
+        for kind in ("curves", "test_curves")
+    )
+    val, test = list(curve["val_accuracy"]), list(test_curve["test_accuracy"])
+    on_val, on_test = int(np.argmax(val)), int(np.argmax(test))
+    return Learned(
+        seed,
+        chart(
+            f"Seed {seed}: accuracy after each epoch",
+            {"on val": val, "on test": test},
+            share=True,
+            chosen={"on val": on_val, "on test": on_test},
+        ),
+        chart(
+            f"Seed {seed}: loss and its terms on train",
+            {term.replace("_", " "): list(curve[term]) for term in TERMS},
+        ),
+        on_val,
+        on_test,
+        val[on_val],
+        test[on_test],
+    )
+
+
+def _finetuning(path: Path) -> Chart | None:
+    curve = pd.read_csv(expect_file(path, made_by="finetune"))
+    if curve.empty:
+        return None
+    recalls = {f"recall at {k}": list(curve[f"recall_at_{k}"]) for k in (1, 5)}
+    return chart("Fine-tuning: recall on val after each epoch", recalls, share=True)
+
+
+def confusion_counts(confusion: pd.DataFrame, names: list[str]) -> Int[np.ndarray, "L L"]:
+    """Segments over all seeds, by what they are and by what they were called."""
+    place = {name: k for k, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (confusion["actual"].map(place), confusion["predicted"].map(place)), 1)
+    return counts
+
+
+def _seen(counts: Int[np.ndarray, "L L"]) -> Bool[np.ndarray, " L"]:
+    """Labels that are there or were predicted."""
+    return (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+
+
+def _categories(names: list[str], counts: Int[np.ndarray, "L L"]) -> list[Category]:
+    """Lowest recall first."""
+    rows = []
+    for k, name in enumerate(names):
+        held, said, right = counts[k].sum(), counts[:, k].sum(), counts[k, k]
+        wrong = np.where(np.arange(len(names)) == k, 0, counts[k])
+        rows.append(
+            Category(
+                name,
+                int(held),
+                float(right / held) if held else None,
+                float(right / said) if said else None,
+                f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "",
+            )
+        )
+    return sorted(rows, key=lambda row: (row.recall is None, row.recall))
+
+
+def _leaves(metrics: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Names as DVC spells them, `test.accuracy`, with their values."""
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
