@@ -1,4 +1,4 @@
-"""DVC stage of the ablations: the cells as the paper's tables, its figures beside them."""
+"""DVC stage of the ablations: the cells as the paper's tables beside its figures, and Figure 5."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ablations.figure_5 import figure_5
 from cace.errors import run
 from cace.params import load_params
 from cace.workspace import expect_file, write_atomically, write_json
@@ -95,12 +96,12 @@ TABLES = {
 
 
 def main() -> None:
-    """Writes metrics/ablations/tables.json and tables.md."""
+    """Writes metrics/ablations/tables.json and tables.md, and data/ablations/figure_5.html."""
     source = load_params().data.source
     cells = Path("data/ablations/cells")
     results = {
-        path.stem: json.loads(path.read_text())
-        for path in expect_file(cells, made_by="ablations/dvc.yaml").glob("*.json")
+        path.parent.name: json.loads(path.read_text())
+        for path in expect_file(cells, made_by="ablations/dvc.yaml").glob("*/scores.json")
     }
     gathered: dict[str, Any] = {"source": source}
     parts = [f"# Ablations on {source}", ABOUT]
@@ -110,6 +111,7 @@ def main() -> None:
         parts += [f"## {title}", markdown(entries)]
     write_json(Path("metrics/ablations/tables.json"), gathered)
     write_atomically(Path("metrics/ablations/tables.md"), "\n\n".join(parts) + "\n")
+    write_atomically(Path("data/ablations/figure_5.html"), figure_5(cells))
     print("\n\n".join(parts))
 
 

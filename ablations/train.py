@@ -14,24 +14,28 @@ from cace.features import FeatureStore
 from cace.params import Params, changed, load_params
 from cace.team import Team
 from cace.training import Fitted, Split
-from cace.workspace import expect_file, scratch, write_json
+from cace.workspace import expect_file, scratch, write_atomically, write_json
 from stages.train import Job, train_all
 
 CELLS = Path("ablations/params.yaml")
 
 
 def main() -> None:
-    """Trains all seeds of the cell, and writes both protocols and what the contrast did."""
+    """Trains all seeds of the cell, and writes data/ablations/cells/<cell>/.
+
+    `scores.json` holds both protocols and what the contrast did. The cells that Figure 5 shows also
+    keep `best.pt`, the localizer of their first seed.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cell", help=f"a name under `cells` in {CELLS}")
     cell = parser.parse_args().cell
     params = settings(cell)
-    out = Path(f"data/ablations/cells/{cell}.json")
+    out = Path("data/ablations/cells") / cell
     features = Path("data/features.h5")
     if (own := Path("data/ablations") / cell).is_dir():
         features = own / "features.h5"
         if not features.exists():
-            write_json(out, {"not_run": (own / "not_run.txt").read_text().strip()})
+            write_json(out / "scores.json", {"not_run": (own / "not_run.txt").read_text().strip()})
             return
     store = FeatureStore(features)
     jobs = [Job(f"seed-{seed}", seed, None) for seed in params.train.seeds]
@@ -45,8 +49,11 @@ def main() -> None:
             threshold=params.evaluate.threshold,
             batch_size=params.train.batch_size,
         )
+        if cell in read_cells()["figure_5"]:
+            best = work / "localizer" / jobs[0].name / "best.pt"
+            write_atomically(out / "best.pt", best.read_bytes())
     write_json(
-        out,
+        out / "scores.json",
         {
             "epochs": params.train.epochs,
             "encoders": store.provenance["encoders"],
@@ -58,7 +65,7 @@ def main() -> None:
 
 def settings(cell: str) -> Params:
     """params.yaml and the profile, with the changes of the cell and the ablations' own length."""
-    ablations = yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
+    ablations = read_cells()
     if cell not in ablations["cells"]:
         raise UserError(f"{CELLS}: expected one of {', '.join(ablations['cells'])}, got {cell!r}")
     params = load_params()
@@ -66,6 +73,11 @@ def settings(cell: str) -> Params:
     for changes in (length, ablations["base"], ablations["cells"][cell]):
         params = changed(params, changes, where=f"{CELLS}, {cell}")
     return params
+
+
+def read_cells() -> dict[str, Any]:
+    """The content of ablations/params.yaml."""
+    return yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
 
 
 def contrast_at_the_end(fitted: list[Fitted]) -> dict[str, float | None]:

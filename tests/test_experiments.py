@@ -68,15 +68,19 @@ def test_nothing_that_a_user_names_is_run(hostile):
 
 
 def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
+    project.run("dvc", "repro", "ablations/dvc.yaml:train@both")
     project.run("dvc", "repro", "ablations/dvc.yaml:train@random")
     cells = project.folder / "data/ablations/cells"
-    cell = json.loads((cells / "random.json").read_text())
+    cell = json.loads((cells / "random/scores.json").read_text())
     assert cell["encoders"]["visual"]["weights"] == "none"
     assert cell["epochs"] == 1
-    # The other cells take as long each: the same file stands for them.
+    assert not (cells / "random/best.pt").exists()
+    # The other cells take as long each: the same files stand for them.
     for name in yaml.safe_load((ROOT / "ablations/params.yaml").read_text())["cells"]:
-        if name != "random":
-            shutil.copy(cells / "random.json", cells / f"{name}.json")
+        if name not in ("random", "both"):
+            shutil.copytree(
+                cells / ("both" if name in ("none", "audio") else "random"), cells / name
+            )
     project.run("python", "-m", "ablations.tables")
     tables = project.json("metrics/ablations/tables.json")
     (random, _, _), accuracy = tables["table_3"], cell["test"]["accuracy"]
@@ -85,3 +89,5 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
     (row,) = (line for line in lines if line.startswith("| w/o More Efficient Encoders"))
     cells_of_row = [text.strip() for text in row.split("|")]
     assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.2f}"]
+    figure = (project.folder / "data/ablations/figure_5.html").read_text()
+    assert [figure.count(f"{mode}: right in") for mode in ("none", "audio", "both")] == [4, 4, 4]

@@ -1,4 +1,4 @@
-"""The page of a run, made from a small store and untrained localizers."""
+"""The pages of a run and of the ablations, made from a small store and untrained localizers."""
 
 import base64
 import io
@@ -19,6 +19,7 @@ from cace.features import FeatureStore
 from cace.metrics import Scores
 from cace.params import changed, load_params
 from cace.report.curves import chart
+from cace.report.guidance import guidance_page, most_disputed
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
 from cace.training import UNIMODAL, Design, Split, build_localizer
@@ -317,3 +318,29 @@ def test_names_of_lines_that_end_together_do_not_overlap():
     heights = sorted(line.name_y for line in lines)
     assert min(np.diff(heights)) >= 14
     assert heights[-1] <= 204
+
+
+def test_the_most_disputed_clips_come_first():
+    one = predictions(
+        ("c", 10 * "f", 10 * "f"), ("b", 10 * "f", 10 * "f"), ("a", 10 * "f", 10 * "f")
+    )
+    two = predictions(
+        ("c", 10 * "f", "tbffffffff"), ("b", 10 * "f", 10 * "f"), ("a", 10 * "f", "bffffffffb")
+    )
+    assert most_disputed({"one": one, "two": two}) == [2, 0, 1]
+
+
+def test_guidance_stands_side_by_side_with_maps_where_there_are_some(made, tmp_path, visit):
+    said = {
+        "none": predictions(("a", 10 * "f", 10 * "b")),
+        "audio": predictions(("a", 10 * "f", "ffffffbbbb")),
+    }
+    maps = {"none": None, "audio": np.full((1, 10, 2, 2), 0.25, np.float32)}
+    clips = show_clips([0], said, maps, Pictures())
+    path = tmp_path / "figure_5.html"
+    path.write_text(guidance_page("mini", said, clips, threshold=0.5))
+    opened = visit(path, 390)
+    text = opened.locator("main").inner_text()
+    assert "none: right in 0 of 10 seconds" in text and "audio: right in 6 of 10 seconds" in text
+    assert opened.locator(".frame").count() == 20
+    assert opened.locator(".veil").count() == 10
