@@ -4,9 +4,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Idle OpenMP threads sleep: spinning slows a shared machine down several times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: repro test test-slow bench lint clean
-repro: .venv/.installed  ## the main job: from video files to metrics
+.PHONY: repro plots test test-slow bench lint clean
+repro: .venv/.installed .dvc/offline.html  ## the main job: from video files to metrics
 	dvc repro
+
+plots: .dvc/offline.html  ## all plots in one page, dvc_plots/index.html
+	dvc plots show
 
 test: .venv/.installed
 	python -m pytest
@@ -24,6 +27,9 @@ lint: .venv/.installed
 
 clean:  ## removes what stages wrote; sources, settings, metrics, downloads and .venv stay
 	rm -rf $(filter-out .work/downloads,$(wildcard .work/*)) data/media data/clips data/models data/features.h5 data/predictions .dvc/cache .dvc/tmp
+
+.dvc/offline.html: .venv/.installed  # without it, DVC's page of plots needs a network
+	cace plots
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

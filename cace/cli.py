@@ -140,6 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
     index.set_defaults(command=_index)
 
+    plots = commands.add_parser(
+        "plots",
+        help="make `dvc plots show` work without a network",
+        description="Writes a page template that holds the plotting library, and names it in "
+        ".dvc/config.local: the pages of `dvc plots show` and `dvc plots diff` then load nothing "
+        "from the internet.",
+    )
+    plots.set_defaults(command=_plots)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="score a checkpoint, ours or a published one, on the feature store",
@@ -294,6 +303,12 @@ def _index(options: argparse.Namespace) -> None:
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
     print(f"`git add {INDEX}` keeps it")
+
+
+def _plots(_: argparse.Namespace) -> None:
+    from cace.plots import make_plots_offline
+
+    print(f"{make_plots_offline()}: `dvc plots show` uses it from now on")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

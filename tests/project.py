@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 COPIED = (
     *("ablations", "cace", "profiles", "stages", "params.yaml", "pyproject.toml", "dvc.yaml"),
-    *(".dvc/config", ".dvcignore", ".gitignore"),
+    *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore"),
     *("data/.gitignore", "data/index.csv", "data/models/.gitignore"),
 )
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 
 import h5py
@@ -88,6 +89,18 @@ def test_inspect_draws_what_the_pipeline_sees(project):
     for file in files[:2]:
         assert Image.open(file).size[0] > 1000
     shutil.rmtree(project.folder / "seen")
+
+
+def test_all_plots_are_drawn_without_a_network(project, visit):
+    project.run("cace", "plots")
+    project.run("dvc", "plots", "show")
+    page = visit(project.folder / "dvc_plots/index.html")
+    page.wait_for_function("document.querySelectorAll('svg.marks').length === 5")
+    for name in ("Accuracy on val", "Accuracy on test", "recall at 5", "per_category", "confusion"):
+        assert name in page.content()
+    # What is left are remarks of the plotting library about DVC's specifications.
+    remarks = "uses Vega v5, but current version|WARN "
+    visit.complaints[:] = [text for text in visit.complaints if not re.search(remarks, text)]
 
 
 def test_the_page_of_the_run_opens_without_a_network_and_shows_clips(project, visit):
