@@ -38,12 +38,18 @@ class Undisturbed:
 
 
 def start(project, stage):
+    return begin(project, f"python -m stages.{stage}")
+
+
+def begin(project, command):
+    """Runs a command with nobody who reads what it prints, and in a session of its own."""
     return subprocess.Popen(
-        ["python", "-m", f"stages.{stage}"],
+        command.split(),
         cwd=project.folder,
         env=project.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -95,7 +101,7 @@ def untrained(project, folder):
     return copy
 
 
-def wait_for_an_epoch(project, running=lambda: True):
+def wait_for_an_epoch(project, running):
     """Returns when the training of the first seed has kept an epoch."""
     while not list(project.folder.glob(".work/train/*/state/seed-0.pt")):
         assert running()
@@ -106,14 +112,7 @@ def wait_for_an_epoch(project, running=lambda: True):
 @pytest.mark.parametrize("command", ["dvc repro", "dvc exp run --temp -n resumed"])
 def test_a_killed_dvc_goes_on_to_the_same_metrics(project, tmp_path, command):
     disturbed = untrained(project, tmp_path / "cace")
-    running = subprocess.Popen(
-        command.split(),
-        cwd=disturbed.folder,
-        env=disturbed.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    running = begin(disturbed, command)
     wait_for_an_epoch(disturbed, lambda: running.poll() is None)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
@@ -153,9 +152,9 @@ def in_queue(project):
 def test_a_killed_queue_goes_on_as_the_readme_says(project, tmp_path, dies, status, mends):
     disturbed = untrained(project, tmp_path / "cace")
     queue = ["dvc exp run --queue -n resumed", "dvc queue start"]
-    for command in queue:
-        disturbed.run(*command.split())
-    wait_for_an_epoch(disturbed)
+    for command in queue:  # a worker would hold the pipes of a command whose output is read
+        assert begin(disturbed, command).wait() == 0
+    wait_for_an_epoch(disturbed, lambda: any(processes_in(disturbed.folder)))
     for process in filter(dies, list(processes_in(disturbed.folder))):
         process.kill()
     while any(is_stage(process) for process in processes_in(disturbed.folder)):
@@ -165,7 +164,7 @@ def test_a_killed_queue_goes_on_as_the_readme_says(project, tmp_path, dies, stat
             time.sleep(1)
     assert in_queue(disturbed) == status
     for command in (*mends, *queue):
-        disturbed.run(*command.split())
+        assert begin(disturbed, command).wait() == 0
     while in_queue(disturbed) in ("Queued", "Running"):
         time.sleep(2)
     printed = disturbed.run("dvc", "queue", "logs", "resumed")
