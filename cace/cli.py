@@ -6,7 +6,7 @@ What a command needs is imported by it: torch and pandas alone would take second
 import argparse
 import json
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from cace import __version__
 from cace.annotations import SPLITS
@@ -21,6 +21,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = "an id that starts with '-' goes after '--': cace inspect -- -4f2kD8aQxw"
         super().error(f"{message}\n{self.prog}: {hint}" if "inspect" in self.prog else message)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints when something of a known category is both seen and heard in each "
         "video, of any length and container. With --out it also writes files for players, tables "
         "and editors, and a page with the video, its timeline and where the model looked.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     localize.add_argument(
         "video", nargs="+", type=Path, metavar="VIDEO", help="file, or folder of files"
@@ -102,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads the annotations of a folder in the AVE layout and decodes all its "
         "clips, as the pipeline would. Prints what it found; the exit status is 1 where it found "
         "a problem.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     check.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
     check.add_argument("--csv", type=Path, metavar="FILE", help="writes a row a clip")
@@ -155,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Scores a checkpoint on the current feature store and prints the metrics as "
         "JSON. A published file (.pth.tar) does not hold its settings: --guidance, --beta, --psi "
         "and --lambda give them; ours does, and they are ignored.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
     evaluate.add_argument(
@@ -185,6 +192,10 @@ def _add_published_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _published_settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("guidance", "beta", "psi", "bece_lambda")}
+
+
 def _share(text: str) -> float:
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
@@ -210,14 +221,7 @@ def _localize(options: argparse.Namespace) -> None:
 
     files = videos(options.video)
     writer = Writer(options.out, options.format, files, options.embed, options.truth)
-    localizer = load(
-        options.model,
-        encoder=options.encoder,
-        guidance=options.guidance,
-        beta=options.beta,
-        psi=options.psi,
-        bece_lambda=options.bece_lambda,
-    )
+    localizer = load(options.model, encoder=options.encoder, **_published_settings(options))
     failures = []
     for file in files:
         try:
@@ -318,13 +322,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     from cace.training import Split, evaluate
 
     split = Split(FeatureStore(options.features), options.split, choose_device())
-    localizer = load_for(
-        split,
-        options.checkpoint,
-        options.guidance,
-        options.beta,
-        options.psi,
-        options.bece_lambda,
-    )
+    localizer = load_for(split, options.checkpoint, **_published_settings(options))
     scores, _ = evaluate(localizer, split, 64, options.threshold)
     print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))

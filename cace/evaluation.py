@@ -15,7 +15,6 @@ from cace.errors import UserError
 from cace.features import FeatureStore
 from cace.localizer import Localizer
 from cace.metrics import Scores, always_background, never_background, segment_predictions
-from cace.params import Guidance
 from cace.training import CHOSEN_AT, UNIMODAL, Predictions, Split, evaluate
 
 CONFIDENCE = 0.95  # of the interval of the test accuracy
@@ -88,19 +87,13 @@ def evaluate_seeds(
     return runs
 
 
-def load_for(
-    split: Split,
-    path: Path,
-    guidance: Guidance = "both",
-    beta: float = 0.4,
-    psi: float = 0.3,
-    bece_lambda: float = 0.6,
-) -> Localizer:
-    """The localizer of a checkpoint, on the split's device; the settings are as in `load`.
+def load_for(split: Split, path: Path, **published_settings: Any) -> Localizer:
+    """The localizer of a checkpoint, on the split's device.
 
+    published_settings: those that `checkpoints.read` takes.
     Raises: UserError where it expects other features or categories than the split's store has.
     """
-    localizer, about = checkpoints.read(path, guidance, beta, psi, bece_lambda)
+    localizer, about = checkpoints.read(path, **published_settings)
     store = split.store
     names = ("visual_channels", "audio_channels", "categories")
     expected = tuple(localizer.settings[name] for name in names)
@@ -127,7 +120,7 @@ def attend(
 
     None where sound does not guide vision.
     """
-    clips = next(split.batches(len(places), torch.tensor(places)))
+    clips = split.clips(torch.tensor(places))
     precision = next(localizer.parameters()).dtype
     attention = localizer(clips.visual.to(precision), clips.audio.to(precision)).attention
     return None if attention is None else attention.float().cpu().numpy()

@@ -65,7 +65,7 @@ def extract_features(
         journal.unlink(missing_ok=True)  # of a store that was finished and is gone
         blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
         silence = np.zeros((SEGMENTS, SAMPLE_RATE), np.float32)
-        one = encoding.encode(_Read("", blank, silence), device)
+        one = encoding.encode(Decoded("", blank, silence), device)
         labels = segment_labels(annotations)[rows]
         shapes = one.visual.shape, one.audio.shape
         create_store(store, annotations, rows, labels, *shapes, provenance)
@@ -92,7 +92,9 @@ def extract_features(
                 written.clear()
 
 
-class _Read(NamedTuple):
+class Decoded(NamedTuple):
+    """A clip of T segments as encoders take it."""
+
     id: str
     frames: UInt8[np.ndarray, "F H W 3"]
     sound: Float32[np.ndarray, "T S"]
@@ -128,7 +130,7 @@ class Encoding(NamedTuple):
         read = _read_ahead(clips, ids, readers)
         return _one_ahead(self.encode(clip, device) for clip in read)
 
-    def encode(self, clip: _Read, device: torch.device) -> Encoded:
+    def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
         Raises: UserError where one does not fit into float16.
@@ -138,7 +140,7 @@ class Encoding(NamedTuple):
             maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
             heard = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
-        seen = maps.float().unflatten(0, (SEGMENTS, -1)).mean(dim=1).permute(0, 2, 3, 1)
+        seen = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
         return Encoded(clip.id, _to_float16(clip.id, seen), _to_float16(clip.id, heard.float()))
 
 
@@ -157,14 +159,14 @@ def _encode_there(folder: Path, encoding: Encoding, ids: list[str]) -> Iterator[
         yield clip._asdict()
 
 
-def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[_Read]:
+def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[Decoded]:
     """Reads clips on threads, up to two for each of them ahead, and gives them in order."""
 
-    def read(id_: str) -> _Read:
-        return _Read(id_, clips.frames(id_), clips.sound(id_))
+    def read(id_: str) -> Decoded:
+        return Decoded(id_, clips.frames(id_), clips.sound(id_))
 
     with ThreadPoolExecutor(readers) as threads:
-        waiting: deque[Future[_Read]] = deque()
+        waiting: deque[Future[Decoded]] = deque()
         for id_ in ids:
             waiting.append(threads.submit(read, id_))
             if len(waiting) > 2 * readers:

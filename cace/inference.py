@@ -19,10 +19,11 @@ from cace import checkpoints
 from cace.annotations import AVE_CATEGORIES, SEGMENTS
 from cace.clips import as_stored
 from cace.device import choose_device
-from cace.encoders.audio import AudioEncoder, audio_encoder
+from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.errors import UserError
+from cace.extraction import Decoded, Encoding
 from cace.localizer import Localizer
 from cace.media import Segment, UnusableClipError, decode_segments, probe
 from cace.metrics import events, segment_predictions
@@ -31,6 +32,7 @@ from cace.workspace import expect_file
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
+ENCODED_FRAMES = 80  # at once
 UNREMARKABLE_SECONDS = 0.1  # so much of a tail is the encoder's, not the user's
 
 # What published features were made with, as near as we come to it.
@@ -38,7 +40,7 @@ PUBLISHED_ENCODERS: dict[str, dict[str, Any]] = {
     "visual": {"name": "vgg19", "weights": "imagenet", "finetuned_epochs": 0},
     "audio": {"name": "vggish", "weights": "youtube8m"},
 }
-PUBLISHED_FRAMES = {
+PUBLISHED_FRAMES: dict[str, Any] = {
     "fps": 16,
     "short_side": 256,
     "crop": 224,
@@ -124,10 +126,9 @@ class EventLocalizer(NamedTuple):
     """Encoders and trained localizers that belong together; made by `load`."""
 
     localizers: list[Localizer]  # one a seed
-    visual: VisualEncoder
-    audio: AudioEncoder
+    encoding: Encoding
     categories: tuple[str, ...]
-    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality, precision
+    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
     device: torch.device
     model: str
 
@@ -213,24 +214,17 @@ class EventLocalizer(NamedTuple):
             windows.append(self._judge(start + first, held[first:]))
         return seconds, windows
 
-    @torch.inference_mode()
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
         """Visual [H, W, V] and audio [A] features of each segment, in the store's precision."""
         quality = self.frames["jpeg_quality"]
         stored = [as_stored(some.frames, some.sound, quality) for some in segments]
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.frames["precision"] == "bfloat16"
-        )
-        with autocast:
-            maps = torch.stack(
-                [
-                    self.visual(torch.from_numpy(frames).to(self.device)).float().mean(dim=0)
-                    for frames, _ in stored
-                ]
-            )
-            sound = torch.from_numpy(np.stack([sound for _, sound in stored]))
-            heard = self.audio(sound.to(self.device)).float()
-        return list(zip(maps.permute(0, 2, 3, 1).half(), heard.half(), strict=True))
+        frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
+        clip = Decoded("", frames, sound.reshape(len(segments), -1))
+        encoded = self.encoding.encode(clip, self.device)
+        return [
+            (torch.from_numpy(seen).to(self.device), torch.from_numpy(heard).to(self.device))
+            for seen, heard in zip(encoded.visual, encoded.audio, strict=True)
+        ]
 
     @torch.inference_mode()
     def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:
@@ -308,6 +302,7 @@ def load(
     device = choose_device()
     published = not about or about["encoders"]["visual"]["weights"] == "published features"
     encoders = PUBLISHED_ENCODERS if published else about["encoders"]
+    frames: dict[str, Any] = PUBLISHED_FRAMES if published else about["frames"]
     if published and encoder:
         raise UserError(f"{path}: was trained on published features; expected no encoder of yours")
     visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
@@ -320,10 +315,9 @@ def load(
     names = [encoders["visual"]["name"], encoders["audio"]["name"]]
     return EventLocalizer(
         localizers,
-        visual.to(device),
-        audio.to(device),
+        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
         tuple(about.get("categories", AVE_CATEGORIES)),
-        PUBLISHED_FRAMES if published else about["frames"],
+        frames,
         device,
         f"{path}: {len(files)} localizer{'s' * (len(files) > 1)} on {' and '.join(names)}",
     )
