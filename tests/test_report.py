@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -214,6 +215,18 @@ def test_without_pictures_the_timelines_stand_alone(made):
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert "the timelines stand alone" in page.text
     assert page.text.count("relevance, %") == 2 * 8  # seeds, clips
+
+
+def test_a_source_of_features_has_no_fine_tuning_and_fewer_settings(made, tmp_path):
+    metrics = tmp_path / "metrics"
+    shutil.copytree(made.metrics, metrics)
+    (metrics / "finetune.csv").write_text("epoch,loss,recall_at_1,recall_at_5\n")
+    passed = dict.fromkeys(("download", "decode", "encoders", "finetune", "extract"))
+    params = load_params(ROOT).model_copy(update=passed)
+    page = run_page(params, made.result, made.test, models=made.models, metrics=metrics, clips=None)
+    text = Elements(page).text
+    assert "recall at 5" not in text
+    assert text.count("nothing to set") == 5
 
 
 def predictions(*clips, seed=0):
