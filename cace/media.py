@@ -313,7 +313,11 @@ class _FramePicker:
         if self.shown is None:
             raise UnusableClipError("no frame in the picture track")
         self.fill(self.most)
-        return np.stack(self.kept), self.begin, self.end()
+        # One by one, so that never all of them are held twice.
+        frames = np.empty((len(self.kept), *self.kept[0].shape), np.uint8)
+        for place in reversed(range(len(frames))):
+            frames[place] = self.kept.pop()
+        return frames, self.begin, self.end()
 
     def fill(self, most: int) -> None:
         """Repeats the last frame, up to `most` in all."""
@@ -347,8 +351,9 @@ class _FramePicker:
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         turns = round(frame.rotation / 90) % 4
         width, height = _scaled_size(frame.width, frame.height, self.short_side)
+        # Planes of green, blue and red: the same values as rgb24 at two thirds of the time.
         image = self.reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
+            frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
         ).to_ndarray()
         return _crop(np.rot90(image, turns), self.crop)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 
-from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
+from cace.media import SAMPLE_RATE, SCALING, UnusableClipError, decode_clip
 from tests.kinds import KINDS, Kind, at_rate
 from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 
@@ -184,3 +185,14 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
     command = [sys.executable, "-c", program, str(tmp_path / "4k.mp4")]
     peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert int(peak) * 1024 < 1e9
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv444p", "yuv422p10le"])
+def test_planes_hold_the_values_of_packed_pixels(tmp_path, pixels):
+    path = write_video(tmp_path / "a.mp4", frames=10, pixels=pixels, size=(160, 90), sound=tone())
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    sides = {"width": 170, "height": 96, "interpolation": SCALING}
+    packed = VideoReformatter().reformat(frame, format="rgb24", **sides).to_ndarray()
+    clip = decode_clip(path, seconds=10, fps=1, short_side=96, crop=96, min_seconds=0.1)
+    assert np.array_equal(clip.frames[0], packed[:, 37:133])
