@@ -14,11 +14,7 @@ import pandas as pd
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
-IN_ORDER = [
-    name
-    for name in ("training", "decode", "extract", "startup")
-    if (FOLDER / f"{name}.py").exists()
-]
+IN_ORDER = ("training", "decode", "extract", "startup")
 
 
 def main() -> None:

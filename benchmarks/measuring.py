@@ -1,4 +1,4 @@
-"""What the benchmarks of decode and extract measure with."""
+"""What the benchmarks measure with, and how they report."""
 
 import json
 import os
@@ -23,8 +23,11 @@ def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:
 
 def peak_megabytes() -> float:
     """The most memory that this process has held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would count what its parent held when it started this process
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_turns(*jobs: Callable[[], dict[str, float]], rounds: int) -> list[dict[str, float]]:
@@ -67,25 +70,38 @@ def render(folder: Path, clips: int, width: int, height: int, fps: int) -> None:
 def figure(
     what: str, unit: str, ours: float, theirs: float | None = None, bar: str | None = None
 ) -> dict[str, Any]:
-    """One row of the table; ratio: ours over theirs."""
-    ratio = None if theirs is None else round(ours / theirs, 3)
+    """One row of the table; ratio: ours over theirs; bar: what was to be reached, in words."""
+    ratio = None if theirs is None else ours / theirs
+    return {"what": what, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "bar": bar}
+
+
+def children_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of the processes that some work starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def about() -> dict[str, Any]:
+    """Processor, its cores, its bfloat16, and versions."""
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return {
-        "what": what,
-        "ours": round(ours, 4),
-        "theirs": None if theirs is None else round(theirs, 4),
-        "ratio": ratio,
-        "unit": unit,
-        "bar": bar,
-    }
-
-
-def report(figures: list[dict[str, Any]], **about: Any) -> None:
-    """Prints the table as JSON on one line."""
-    machine = {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": workers(),
+        "processor": named[0] if named else platform.processor(),
+        "cores": os.cpu_count(),
+        "bfloat16": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
         "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
     }
-    print(json.dumps({"figures": figures, "about": machine | about}))
+
+
+def report(figures: list[dict[str, Any]], **notes: Any) -> None:
+    """Prints the one line that the suite reads."""
+    print(json.dumps({"figures": figures, "about": about() | notes}))

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from benchmarks.machine import children_seconds, figure, report
+from benchmarks.measuring import children_seconds, figure, report
 
 RUNS = 5
 HELP = "from cace.cli import main; main(['--help'])"
@@ -22,7 +22,7 @@ def seconds(*command: str) -> float:
 def main() -> None:
     """CPU and not wall seconds: those of an idle machine."""
     ours, bare = seconds("-c", HELP), seconds("-c", "pass")
-    report([figure("`cace --help`, beside `python -c pass`", ours, bare, "CPU s", "at most 0.5 s")])
+    report([figure("`cace --help`, beside `python -c pass`", "CPU s", ours, bare, "at most 0.5 s")])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ backward, without dropout, which the reference leaves out; each in a process of 
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,15 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import figure, report
+from benchmarks.measuring import figure, peak_megabytes, report
 
 BATCH, ROUNDS = 64, 4
 GRID, VISUAL, AUDIO, CATEGORIES = (7, 7), 512, 128, 28
-
-
-def peak_gigabytes() -> float:
-    """Of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def write_features(path: Path) -> None:
@@ -123,7 +117,7 @@ def measure(way: str, guide: str, precision: str, store: Path) -> None:
         start = time.process_time()
         scores = step()
         seconds = time.process_time() - start
-        print(json.dumps({"seconds": seconds, "peak": peak_gigabytes()}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak": peak_megabytes() / 1000}), flush=True)
     torch.save(scores, store.with_name(f"{way}-{guide}-{precision}.pt"))
 
 
@@ -176,7 +170,7 @@ def main() -> None:
     def compared(
         what: str, ours: dict[str, float], theirs: dict[str, float], bar: str | None
     ) -> dict[str, Any]:
-        return figure(what, ours["seconds"], theirs["seconds"], "CPU s", bar)
+        return figure(what, "CPU s", ours["seconds"], theirs["seconds"], bar)
 
     report(
         [
@@ -187,18 +181,17 @@ def main() -> None:
                 f"{step}: float32 with sound alone guiding, against plain float64",
                 audio32, audio64, None,
             ),
-            figure("its peak memory in bfloat16", ours16["peak"], plain64["peak"], "GB", "1.5 GB"),
-            figure("its peak memory in float32", ours32["peak"], plain32["peak"], "GB", "1.5 GB"),
+            figure("its peak memory in bfloat16", "GB", ours16["peak"], plain64["peak"], "1.5 GB"),
+            figure("its peak memory in float32", "GB", ours32["peak"], plain32["peak"], "1.5 GB"),
             figure(
                 "class logits in float32: largest difference from float64",
-                (near - exact).abs().max().item(), None, "", "at most 2e-6",
+                "", (near - exact).abs().max().item(), bar="at most 2e-6",
             ),
             figure(
                 "class logits in bfloat16: largest difference from float64",
-                (coarse - exact).abs().max().item(), None, "", None,
+                "", (coarse - exact).abs().max().item(),
             ),
         ],
-        {"a GPU": "not measured"},
     )  # fmt: skip
 
 
