@@ -59,7 +59,8 @@ def test_every_command_of_the_page_runs(page, reader):
                     "env", "HTTPS_PROXY=http://127.0.0.1:9", "bash", "-c", as_run(bare, reader),
                     fails=True,
                 )  # fmt: skip
-                reader.run("git", "checkout", "-q", ".")
+                # DVC leaves git believing that it knows a file of this length and time.
+                reader.run("bash", "-c", "touch params.yaml && git checkout -q .")
             elif bare and bare not in TOO_LONG:
                 script.append(as_run(bare, reader))
         reader.run("bash", "-c", "\n".join(script))
