@@ -69,6 +69,20 @@ def read(
 ) -> Checkpoint:
     """As `load`, with what the file says about itself."""
     content = _plain_content(path)
+    try:
+        return _rebuild(path, content, guidance, beta, psi, bece_lambda)
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise UserError(f"{path}: a damaged checkpoint, or not one of ours: {error!r}") from error
+
+
+def _rebuild(
+    path: Path,
+    content: dict[str, Any],
+    guidance: Guidance,
+    beta: float,
+    psi: float,
+    bece_lambda: float,
+) -> Checkpoint:
     if content.get("format") == FORMAT:
         localizer = Localizer(**content["settings"])
         weights, about = content["weights"], content["about"]

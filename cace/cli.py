@@ -4,7 +4,12 @@ What a command needs is imported by it: torch and pandas alone would take second
 """
 
 import argparse
+import contextlib
+import io
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -19,8 +24,9 @@ FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        hint = "an id that starts with '-' goes after '--': cace inspect -- -4f2kD8aQxw"
-        super().error(f"{message}\n{self.prog}: {hint}" if "inspect" in self.prog else message)
+        hint = f"a name that starts with '-' goes after '--': {self.prog} -- -4f2kD8aQxw"
+        takes_names = self.prog.endswith(("inspect", "localize"))
+        super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -33,7 +39,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can mend prints its message, with status 1."""
     options = _parser().parse_args(arguments)
-    run(lambda: options.command(options))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
+    try:
+        run(lambda: options.command(options))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="folder with an Annotations.txt: its events of the file's name are shown on the page",
+    )
+    localize.add_argument(
+        "--overwrite", action="store_true", help="replace files that are in DIR already"
     )
     localize.add_argument("--top", type=_count, metavar="N", help="only the N surest events")
     _add_threshold(localize)
@@ -197,37 +215,47 @@ def _published_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _share(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return float(text)
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number >= 1, got {text}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
 def _formats(text: str) -> list[str]:
-    wanted = text.split(",")
+    wanted = list(dict.fromkeys(name.strip().lower() for name in text.split(",")))
     if strange := sorted(set(wanted) - set(FORMATS)):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(FORMATS)}, got {strange}")
     return wanted
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from cace.exports import Writer, to_table, videos
+    from cace.exports import Writer, shown, videos
     from cace.inference import load
 
     files = videos(options.video)
-    writer = Writer(options.out, options.format, files, options.embed, options.truth)
+    writer = options.out and Writer(
+        options.out,
+        options.format,
+        files,
+        embed=options.embed,
+        truth=options.truth,
+        overwrite=options.overwrite,
+    )
+    if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
+        raise UserError("--format, --embed and --truth say what is written; --out DIR says where")
     localizer = load(options.model, encoder=options.encoder, **_published_settings(options))
     failures = []
     for file in files:
         try:
             timeline = localizer.localize(file, show_progress=True)
             events = timeline.events(options.threshold, options.top)
-            written = writer.write(timeline, events, options.threshold) if options.out else []
+            written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:
             failures.append(str(error))
             print(f"{file}: failed, see below\n")
@@ -235,10 +263,8 @@ def _localize(options: argparse.Namespace) -> None:
         print(f"{file} ({timeline.seconds:.1f} s)")
         for remark in timeline.remarks:
             print(f"  {remark}")
-        if events:
-            print(to_table(events).to_markdown(index=False))
-        else:
-            print(f"no event above the threshold of {options.threshold:g}")
+        none = f"no event above the threshold of {options.threshold:g}"
+        print(shown(events) if events else none)
         for path in written:
             print(f"  {path}")
         print()

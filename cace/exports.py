@@ -19,6 +19,7 @@ from cace.workspace import write_atomically
 
 DIGITS = 4  # of what is written; seeds differ in the second
 ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "html": ".html"}
+MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".wmv", ".flv", ".3gp", ".ogv"),
@@ -30,22 +31,24 @@ def videos(paths: Sequence[Path]) -> list[Path]:
 
     Raises: UserError where a path is not there, or a folder holds no video.
     """
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}  # by where they really lie
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            files[path] = None
-            continue
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
-        )
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in VIDEO_SUFFIXES
+                and file.is_file()
+                and not file.name.startswith("._")  # what macOS keeps beside a file
+            )
         if not inside:
             raise UserError(f"{path}: expected videos in it, found none")
-        files.update(dict.fromkeys(inside))
-    return list(files)
+        for file in inside:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
 class Writer:
@@ -54,43 +57,61 @@ class Writer:
     formats: keys of ENDINGS.
     embed: whether the page holds the video; otherwise it links to where the video lies.
     truth: a folder in the AVE layout; its events of a file's name are shown on the page.
-    Raises: UserError where `truth` is no such folder.
+    overwrite: whether files that are there already may be replaced.
+    Raises: UserError where `truth` is no such folder, a video is too large to embed, the folder
+        cannot be made, or a file is there already.
     """
 
     def __init__(
         self,
-        folder: Path | None,
+        folder: Path,
         formats: Sequence[str],
         files: Sequence[Path],
+        *,
         embed: bool = False,
         truth: Path | None = None,
+        overwrite: bool = False,
     ) -> None:
         self.folder, self.formats, self.embed = folder, formats, embed
         self.truth = _read_truth(truth) if truth else None
-        self.twice = {stem for stem, n in Counter(file.stem for file in files).items() if n > 1}
-        self.used: Counter[str] = Counter()
+        self.names = dict(zip(files, _names(files), strict=True))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+        large = [str(file) for file in files if file.stat().st_size > MOST_EMBEDDED]
+        if embed and "html" in formats and large:
+            raise UserError(
+                f"too large for a page, at most {MOST_EMBEDDED / 1e6:g} MB; leave --embed out, and "
+                f"the page links them:{listed(large)}"
+            )
+        inputs = {file.resolve() for file in files}
+        there = [
+            str(path)
+            for file in files
+            for path in self._paths(file).values()
+            if path.exists() and (not overwrite or path.resolve() in inputs)
+        ]
+        if there:
+            raise UserError(
+                f"there already; --overwrite replaces all but videos, or choose another folder:"
+                f"{listed(there)}"
+            )
 
     def write(self, timeline: Timeline, events: list[TimedEvent], threshold: float) -> list[Path]:
-        """Writes all formats for one video, whole or not at all; returns the files."""
-        assert self.folder is not None
-        name = self._name(timeline.file)
-        written = []
-        for kind in self.formats:
-            path = self.folder / f"{name}{ENDINGS[kind]}"
+        """Writes all formats for one video, each whole or not at all; returns the files."""
+        paths = self._paths(timeline.file)
+        for kind, path in paths.items():
             write_atomically(path, self._content(kind, timeline, events, threshold))
-            written.append(path)
-        return written
+        return list(paths.values())
 
-    def _name(self, file: Path) -> str:
-        """The video's name without its ending, unless several videos would share it."""
-        name = file.name if file.stem in self.twice else file.stem
-        self.used[name] += 1
-        return name if self.used[name] == 1 else f"{name}-{self.used[name]}"
+    def _paths(self, file: Path) -> dict[str, Path]:
+        name = self.names[file]
+        return {kind: self.folder / f"{name}{ENDINGS[kind]}" for kind in self.formats}
 
     def _content(
         self, kind: str, timeline: Timeline, events: list[TimedEvent], threshold: float
     ) -> str:
-        assert self.folder is not None
         if kind == "json":
             return to_json(timeline, events, threshold)
         if kind == "csv":
@@ -102,9 +123,10 @@ class Writer:
         return video_page(
             timeline,
             threshold=threshold,
+            events=events,
             truth=self._truth(timeline.file.stem),
             embed=self.embed,
-            link=os.path.relpath(timeline.file.resolve(), self.folder.resolve()),
+            link=os.path.relpath(timeline.file.absolute(), self.folder.absolute()),
         )
 
     def _truth(self, id_: str) -> list[TimedEvent] | None:
@@ -115,6 +137,16 @@ class Writer:
             for line in self.truth
             if line.id == id_
         ]
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Each video's name without its ending; in full, and numbered, where several would share it."""
+    stems, names, used = Counter(file.stem for file in files), [], Counter[str]()
+    for file in files:
+        name = file.stem if stems[file.stem] == 1 else file.name
+        used[name] += 1
+        names.append(name if used[name] == 1 else f"{name}-{used[name]}")
+    return names
 
 
 def _read_truth(folder: Path) -> list[Line]:
@@ -144,7 +176,7 @@ def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> s
     `relevance`, `gate`: [S]; `category`: [S][C]; `attention`: [S][H][W] or null.
     """
     content = {
-        "file": str(timeline.file),
+        "file": os.fsencode(timeline.file).decode(errors="replace"),
         "seconds": round(timeline.seconds, 3),
         "model": timeline.model,
         "threshold": threshold,
@@ -184,6 +216,12 @@ def to_audacity(events: list[TimedEvent]) -> str:
     return "".join(
         f"{event.start:.6f}\t{event.end:.6f}\t{_one_line(event.category)}\n" for event in events
     )
+
+
+def shown(events: list[TimedEvent]) -> str:
+    """The table for a terminal."""
+    table = to_table([event._replace(category=_one_line(event.category)) for event in events])
+    return table.to_markdown(index=False, disable_numparse=[2])
 
 
 def _one_line(text: str) -> str:

@@ -22,7 +22,7 @@ from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
-from cace.errors import UserError
+from cace.errors import UserError, listed
 from cace.extraction import Decoded, Encoding
 from cace.localizer import Localizer
 from cace.media import Segment, UnusableClipError, decode_segments, probe
@@ -122,6 +122,14 @@ class _Window(NamedTuple):
     attention: Float[np.ndarray, "T H W"] | None
 
 
+class _Length(NamedTuple):
+    """Of a video and its tracks, in seconds."""
+
+    seconds: float
+    picture: float
+    sound: float
+
+
 class EventLocalizer(NamedTuple):
     """Encoders and trained localizers that belong together; made by `load`."""
 
@@ -141,7 +149,9 @@ class EventLocalizer(NamedTuple):
         """
         path = Path(video)
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(
+                f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
+            )
         sizes = {name: self.frames[name] for name in ("short_side", "crop")}
         damages: dict[str, int] = {}
 
@@ -160,15 +170,21 @@ class EventLocalizer(NamedTuple):
                 dynamic_ncols=True,
                 leave=False,
             )
-            seconds, windows = self._windows(iter(bar))
+            held, windows = self._windows(iter(bar))
         except UnusableClipError as error:
             raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
+        seconds = held.seconds
+        remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
         if not windows:
             raise UserError(
                 f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got {seconds:.2f}"
+                f"{listed(remarks)}"
             )
         left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
-        remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
+        if seconds - held.sound >= 1:
+            remarks.append(f"{held.sound:.1f} s of sound: the rest is taken for silence")
+        if seconds - held.picture >= 1:
+            remarks.append(f"{held.picture:.1f} s of picture: the rest repeats its last frame")
         if left_out >= UNREMARKABLE_SECONDS:
             remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
         elif not left_out and seconds % 1:
@@ -191,14 +207,18 @@ class EventLocalizer(NamedTuple):
             model=self.model,
         )
 
-    def _windows(self, segments: Iterator[Segment]) -> tuple[float, list[_Window]]:
+    def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
         """Length of the video, and what is said of its windows."""
-        seconds, start = 0.0, 0
+        length, start = _Length(0.0, 0.0, 0.0), 0
         held: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
         waiting: list[Segment] = []  # encoded together: faster than one by one
         windows: list[_Window] = []
         for segment in segments:
-            seconds += segment.seconds
+            length = _Length(
+                length.seconds + segment.seconds,
+                length.picture + segment.picture_seconds,
+                length.sound + segment.sound_seconds,
+            )
             if segment.seconds >= SHORTEST_TAIL_SECONDS:
                 waiting.append(segment)
             if len(held) + len(waiting) == SEGMENTS + STEP:
@@ -212,7 +232,7 @@ class EventLocalizer(NamedTuple):
         if held:
             first = max(0, len(held) - SEGMENTS)
             windows.append(self._judge(start + first, held[first:]))
-        return seconds, windows
+        return length, windows
 
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
         """Visual [H, W, V] and audio [A] features of each segment, in the store's precision."""
@@ -244,7 +264,10 @@ class EventLocalizer(NamedTuple):
                     None if said.attention is None else said.attention[0],
                 )
             )
-        return _Window(start, *(_mean_over_seeds(values) for values in zip(*out, strict=True)))
+        window = _Window(start, *(_mean_over_seeds(values) for values in zip(*out, strict=True)))
+        if not (np.isfinite(window.relevance).all() and np.isfinite(window.category).all()):
+            raise UserError(f"{self.model}: gives no numbers (NaN); are its weights damaged?")
+        return window
 
 
 def _mean_over_seeds(values: tuple[Tensor | None, ...]) -> Any:
@@ -299,6 +322,13 @@ def load(
     about = read[0].about
     if any(other.about.get("encoders") != about.get("encoders") for other in read):
         raise UserError(f"{path}: its seeds were trained on features of different encoders")
+    count = read[0].localizer.settings["categories"]
+    lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
+    if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
+        raise UserError(
+            f"{path}: expected a checkpoint that says its {count} categories, its encoders and "
+            f"frames; run `dvc repro train`"
+        )
     device = choose_device()
     published = not about or about["encoders"]["visual"]["weights"] == "published features"
     encoders = PUBLISHED_ENCODERS if published else about["encoders"]
@@ -350,6 +380,8 @@ def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEnc
         name, weights = saved["name"], saved["state_dict"]
     except Exception as error:  # torch raises many kinds for a file that it cannot take
         raise UserError(f"{path}: expected a visual encoder of `finetune`, got: {error}") from error
+    if name != about["name"]:
+        raise UserError(f"{path}: expected {about['name']}, which the localizer needs, got {name}")
     encoder = visual_encoder(name, "none")
     load_into(encoder, weights, where=str(path))
     _expect_same("visual", encoder, about, path)

@@ -7,7 +7,8 @@ resampler makes float mono 3 dB too loud. docs/clips.md lists what becomes of ea
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ CONTIGUOUS_SECONDS = 0.02
 
 # A longer silence of the timestamps is taken for a damaged file, not for hours of one picture.
 LONGEST_GAP_SECONDS = 3600
+# Times that go back by more than this start again, as where recordings were joined.
+RESTART_SECONDS = 1.0
 
 # What holds a clip itself. FFmpeg knows formats that lead it to other files and addresses, too.
 FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
@@ -52,7 +55,13 @@ class Segment(NamedTuple):
 
     frames: UInt8[np.ndarray, "fps H W 3"]  # RGB
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE samples
-    seconds: float  # how much of it the file holds, of the longer of both tracks
+    picture_seconds: float  # how much of it the file holds; the rest repeats the last frame
+    sound_seconds: float  # likewise; the rest is silence
+
+    @property
+    def seconds(self) -> float:
+        """How much of it there is."""
+        return max(self.picture_seconds, self.sound_seconds)
 
 
 class Probe(NamedTuple):
@@ -69,7 +78,7 @@ class _Picture(NamedTuple):
 
 class _Sound(NamedTuple):
     samples: Float32[np.ndarray, " S"]  # mean over channels
-    start_seconds: float
+    at_seconds: float
     rate: int
 
 
@@ -120,11 +129,12 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     try:
         with av.open(str(path), options=FORMATS) as container:
             video, _ = _tracks(container)
-            frame = next(container.decode(video), None)
+            frames = (f for packet in container.demux(video) for f in _frames(packet, _ignore))
+            frame = next(frames, None)
             seconds = container.duration / av.time_base if container.duration else None
     except av.error.FFmpegError as error:
         raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
-    if frame is None:
+    if not isinstance(frame, av.VideoFrame):
         raise UnusableClipError("no frame in the picture track")
     width, height = _scaled_size(frame.width, frame.height, short_side)
     if round(frame.rotation / 90) % 2:
@@ -145,10 +155,10 @@ def decode_segments(
     # Read twice, so that memory stays small however the file interleaves its tracks.
     pictures = _pictures(path, fps, short_side, crop, damaged)
     for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # both never end
-        seconds = max(picture[1], sound[1])
-        if not seconds:
+        segment = Segment(picture[0], sound[0], picture[1], sound[1])
+        if not segment.seconds:
             return
-        yield Segment(picture[0], sound[0], seconds)
+        yield segment
 
 
 def _pictures(
@@ -187,18 +197,21 @@ def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.nda
             resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
         if piece.rate != rate:
             raise UnusableClipError("the sampling rate changes within the sound track")
-        gap = round(piece.start_seconds * rate) - placed
+        gap = round(piece.at_seconds * rate) - placed
         if gap > LONGEST_GAP_SECONDS * rate:
             damaged(f"sound data: nothing from {placed / rate:.0f} s on")
             break
         if abs(gap) <= CONTIGUOUS_SECONDS * rate:
             gap = 0
-        samples = np.pad(piece.samples[max(0, -gap) :], (max(0, gap), 0))
-        placed += len(samples)
-        buffer = np.concatenate([buffer, resampler.resample_chunk(samples)])
-        while len(buffer) >= SAMPLE_RATE:
-            yield buffer[:SAMPLE_RATE], 1.0
-            buffer = buffer[SAMPLE_RATE:]
+        seconds, rest = divmod(max(0, gap), rate)
+        silence = (np.zeros(rate, np.float32) for _ in range(seconds))  # one by one: it may be long
+        samples = np.pad(piece.samples[max(0, -gap) :], (rest, 0))
+        for block in chain(silence, [samples]):
+            placed += len(block)
+            buffer = np.concatenate([buffer, resampler.resample_chunk(block)])
+            while len(buffer) >= SAMPLE_RATE:
+                yield buffer[:SAMPLE_RATE], 1.0
+                buffer = buffer[SAMPLE_RATE:]
     if resampler is None:
         raise UnusableClipError("no sound in the sound track")
     buffer = np.concatenate([buffer, resampler.resample_chunk(buffer[:0], last=True)])
@@ -210,11 +223,31 @@ def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.nda
 def _to_the_end(
     path: Path, damaged: Callable[[str], None], **tracks: bool
 ) -> Iterator[_Picture | _Sound]:
-    """All that can be decoded: a file that breaks off ends there."""
+    """All that can be decoded, one after the other; a file that breaks off ends there."""
+    last = shift = 0.0
     try:
-        yield from _decode(path, **tracks, damaged=damaged)
+        for item in _decode(path, **tracks, damaged=damaged):
+            if item.at_seconds + shift < last - RESTART_SECONDS:
+                damaged(f"times: they start again at {last:.0f} s")
+                shift = last - item.at_seconds
+            last = item.at_seconds + shift
+            yield item._replace(at_seconds=last)
     except av.error.FFmpegError as error:
         damaged(f"file: {error.strerror or error}")
+
+
+def _frames(
+    packet: av.Packet, damaged: Callable[[str], None]
+) -> Sequence[av.AudioFrame | av.VideoFrame]:
+    try:
+        return packet.decode()
+    except av.error.FFmpegError:
+        damaged(f"{'picture' if packet.stream.type == 'video' else 'sound'} data")
+        return []
+
+
+def _ignore(what: str) -> None:
+    pass
 
 
 def _refuse(what: str) -> None:
@@ -255,12 +288,7 @@ def _decode(
         streams = [*([video] if picture else []), *([audio] if sound else [])]
         unfinished = {stream.index for stream in streams}
         for packet in container.demux(streams):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                damaged("picture data" if packet.stream is video else "sound data")
-                continue
-            for frame in frames:
+            for frame in _frames(packet, damaged):
                 if not isinstance(frame, av.AudioFrame | av.VideoFrame) or frame.time is None:
                     continue
                 at = frame.time - time_zero.setdefault(packet.stream.index, frame.time)
@@ -381,7 +409,7 @@ def _join(pieces: list[_Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"]
     held = np.zeros(len(track), bool)
     position: int | None = None
     for piece in pieces:
-        stamped = round(piece.start_seconds * rate)
+        stamped = round(piece.at_seconds * rate)
         if position is None or abs(stamped - position) > CONTIGUOUS_SECONDS * rate:
             position = stamped
         begin, end = (

@@ -114,7 +114,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # an interrupt, too
         temporary.unlink(missing_ok=True)
         raise
 

@@ -111,3 +111,20 @@ def test_a_strange_key_in_a_published_checkpoint_is_named(tmp_path):
 def test_a_published_checkpoint_of_another_guidance_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"guidance \(both\); missing: \['guidance.guide_audio"):
         checkpoints.load(published(tmp_path, "Visual-Guide"))
+
+
+@pytest.mark.parametrize("damage", ["settings", "about", "weights", "setting", "key"])
+def test_a_checkpoint_with_a_piece_missing_is_refused(tmp_path, damage):
+    checkpoints.save(tmp_path / "a.pt", localizer(), {})
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    if damage == "setting":
+        content["settings"]["zzz"] = 1
+    elif damage == "weights":
+        content["weights"] = {}
+    elif damage == "key":
+        content = {1: 2}
+    else:
+        del content[damage]
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: a damaged checkpoint, or not one of ours"):
+        checkpoints.load(tmp_path / "a.pt")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cace import cli
 from cace.annotations import AVE_CATEGORIES, Annotations, Row
 from cace.cli import main
 from tests import fill
@@ -70,3 +71,42 @@ def test_help_needs_neither_torch_nor_pandas():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert "cace.cli" in loaded.split()
     assert not {"torch", "pandas"} & set(loaded.split())
+
+
+def test_an_interrupt_ends_in_one_word(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_doctor", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    (tmp_path / "Annotations.txt").write_text("")
+    command = f"{sys.executable} -c 'from cace.cli import main; main()' doctor | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_files_are_only_written_where_a_folder_is_named(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(SystemExit, match="--out DIR says where"):
+        main(["localize", str(tmp_path / "a.mp4"), "--format", "csv"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--threshold", "abc", "expected a number from 0 to 1, got 'abc'"),
+        ("--threshold", "nan", "expected a number from 0 to 1, got 'nan'"),
+        ("--top", "1.5", "expected a whole number >= 1, got '1.5'"),
+        ("--format", "json,foo", "got ['foo']"),
+    ],
+)
+def test_a_wrong_value_says_what_is_expected(option, value, says, capsys):
+    with pytest.raises(SystemExit):
+        main(["localize", "a.mp4", option, value])
+    assert says in capsys.readouterr().err

@@ -54,6 +54,12 @@ def test_audacity_labels_are_three_columns_a_line():
     ]
 
 
+def video(path):
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return path
+
+
 def timeline(file):
     rng = np.random.default_rng(0)
     decision = Decision(
@@ -77,7 +83,7 @@ def test_json_holds_every_second(tmp_path):
 
 
 def test_one_name_gets_all_forms_and_two_videos_never_share_one(tmp_path):
-    files = [tmp_path / "a.mp4", tmp_path / "b.mkv", tmp_path / "other/b.mkv"]
+    files = [video(tmp_path / name) for name in ("a.mp4", "b.mkv", "other/b.mkv")]
     writer = Writer(tmp_path / "out", ["json", "csv", "vtt", "audacity", "html"], files)
     written = [writer.write(timeline(file), EVENTS, 0.5) for file in files]
     assert [path.name for path in written[0]] == ["a.json", "a.csv", "a.vtt", "a.txt", "a.html"]
@@ -86,8 +92,43 @@ def test_one_name_gets_all_forms_and_two_videos_never_share_one(tmp_path):
     assert all(path.is_file() for paths in written for path in paths)
 
 
+def test_nothing_of_the_users_is_overwritten(tmp_path):
+    file = video(tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text("my notes")
+    with pytest.raises(UserError, match=r"there already; --overwrite.*\n.*a\.txt"):
+        Writer(tmp_path, ["csv", "audacity"], [file])
+    Writer(tmp_path, ["csv", "audacity"], [file], overwrite=True).write(timeline(file), EVENTS, 0.5)
+    assert (tmp_path / "a.txt").read_text() == to_audacity(EVENTS)
+
+
+def test_no_video_is_ever_replaced_by_its_result(tmp_path):
+    file = video(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="there already"):
+        Writer(tmp_path, ["audacity"], [file], overwrite=True)
+
+
+def test_what_cannot_be_a_folder_is_named_before_any_work(tmp_path):
+    file = video(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"a\.mp4: cannot be made a folder: File exists"):
+        Writer(file, ["csv"], [file])
+
+
+def test_a_video_too_large_for_a_browser_is_not_embedded(tmp_path):
+    file = video(tmp_path / "a.mp4")
+    with file.open("r+b") as large:
+        large.truncate(300_000_000)  # takes no room on the disk
+    with pytest.raises(UserError, match="at most 200 MB; leave --embed out"):
+        Writer(tmp_path / "out", ["html"], [file], embed=True)
+
+
+def test_a_page_shows_the_events_it_is_given(tmp_path):
+    file = video(tmp_path / "a.mp4")
+    (page,) = Writer(tmp_path, ["html"], [file]).write(timeline(file), EVENTS[:1], 0.0)
+    assert "1 event in" in page.read_text()
+
+
 def test_a_page_names_a_category_without_running_it(tmp_path):
-    writer = Writer(tmp_path, ["html"], [tmp_path / "a.mp4"])
+    writer = Writer(tmp_path, ["html"], [video(tmp_path / "a.mp4")])
     (page,) = writer.write(timeline(tmp_path / "a.mp4"), [], 0.0)
     assert not re.search(r"<script>alert", page.read_text())
 
@@ -96,7 +137,7 @@ def test_truth_is_taken_from_the_rows_of_the_file_s_name(tmp_path):
     (tmp_path / "Annotations.txt").write_text(
         "A bell&a&good&2&5\nA dog&b&good&0&10\nA dog&c&good&0&10\n"
     )
-    writer = Writer(tmp_path, ["html"], [tmp_path / "a.mp4"], truth=tmp_path)
+    writer = Writer(tmp_path, ["html"], [video(tmp_path / "a.mp4")], truth=tmp_path)
     (page,) = writer.write(timeline(tmp_path / "a.mp4"), [], 0.5)
     assert "A bell" in page.read_text()
     assert "A dog" not in page.read_text()
@@ -111,5 +152,8 @@ def test_a_folder_gives_its_videos_each_once(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="expected videos in it, found none"):
         videos([tmp_path / "empty"])
+    (tmp_path / "link").symlink_to(tmp_path / "a.mp4")
+    (tmp_path / "._a.mp4").touch()
+    assert len(videos([tmp_path / "link", tmp_path])) == 3
     with pytest.raises(UserError, match="no such file or folder"):
         videos([tmp_path / "gone.mp4"])

@@ -171,6 +171,30 @@ def test_an_encoder_of_another_training_is_refused(model, tmp_path):
         cace.load(model, encoder=tmp_path / "e.pt")
 
 
+def test_a_track_that_ends_early_is_said(model, tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=40, fps=10, sound=tone(1.5))
+    remarks = cace.load(model).localize(path).remarks
+    assert any(remark.startswith("1.5 s of sound: the rest is taken for") for remark in remarks)
+
+
+def test_a_model_of_nan_is_no_model(model, tmp_path):
+    localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    with torch.no_grad():
+        localizer.relevance_head.bias.fill_(torch.nan)
+    checkpoints.save(tmp_path / "nan.pt", localizer, about)
+    with pytest.raises(UserError, match="gives no numbers"):
+        cace.load(tmp_path / "nan.pt").localize(video(tmp_path / "a.mp4", 2))
+
+
+@pytest.mark.parametrize("lacking", ["categories", "encoders", "frames"])
+def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
+    localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    del about[lacking]
+    checkpoints.save(tmp_path / "a.pt", localizer, about)
+    with pytest.raises(UserError, match="expected a checkpoint that says its 3 categories"):
+        cace.load(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("silent.mp4", "no sound track"), ("dark.mp4", "no picture track"), ("page.mp4", "decodable")],

@@ -81,6 +81,29 @@ def test_what_lies_behind_a_damaged_place_is_still_there(tmp_path):
     assert counters(segments[9:10])[-1] == int(9.75 * 25 + 1e-6)
 
 
+def test_joined_recordings_go_on_where_their_times_start_again(tmp_path):
+    parts = [
+        write_video(tmp_path / f"{k}.ts", frames=150, first=150 * k, sound=tone(6)).read_bytes()
+        for k in range(2)
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    found = []
+    segments = decode(tmp_path / "both.ts", damaged=found.append)
+    assert "times: they start again at 6 s" in found
+    assert sum(segment.seconds for segment in segments) == pytest.approx(12, abs=0.2)
+    # Where the parts meet, a frame more or less is the format's.
+    assert counters(segments)[40] == pytest.approx(250, abs=3)
+
+
+def test_a_damaged_first_picture_does_not_hide_the_rest(tmp_path):
+    path = write_video(tmp_path / "a.ts", frames=600, sound=tone(24))  # a whole picture each 10 s
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 8 // 188 * 188 :])
+    assert probe(path, **SCALED).view == pytest.approx((0.125, 0, 0.75, 1))
+    shown = counters(decode(path, damaged=lambda _: None))
+    assert shown[-1] == 599 or shown[-2] == 599
+
+
 def test_a_file_that_breaks_off_ends_there(tmp_path):
     path = write_video(tmp_path / "a.mkv", frames=250, sound=tone())
     data = path.read_bytes()

@@ -28,6 +28,7 @@ def video_page(
     timeline: Timeline,
     *,
     threshold: float = 0.5,
+    events: Sequence[TimedEvent] | None = None,
     truth: Sequence[TimedEvent] | None = None,
     embed: bool = False,
     link: str | None = None,
@@ -35,11 +36,12 @@ def video_page(
     """One HTML file with the video, the timeline under it, and the attention over the picture.
 
     threshold: θ: an event is a second whose relevance is above it.
+    events: those to show; all of them where none are given.
     truth: what really happens, where that is known; its confidence is not looked at.
     embed: the video goes into the page, at 4/3 of its size; else the page links to it.
     link: path of the video as seen from the page's folder; without it, the two lie together.
     """
-    events = timeline.events(threshold)
+    events = timeline.events(threshold) if events is None else events
     return render(
         "video.html",
         name=_text(timeline.file.name),
