@@ -124,11 +124,13 @@ class Encoding(NamedTuple):
     def encode_all(
         self, clips: ClipStore, ids: Sequence[str], device: torch.device
     ) -> Iterator[Encoded]:
-        """Reads the next clips while one is encoded, and encodes the next one while it is used."""
+        """Reads the next clips while one is encoded.
+
+        The encoders run on the calling thread: another one's memory is not kept when it is freed.
+        """
         # On a CPU the encoders fill all cores; a GPU waits for the reading of one.
         readers = 1 if device.type == "cpu" else workers()
-        read = _read_ahead(clips, ids, readers)
-        return _one_ahead(self.encode(clip, device) for clip in read)
+        return (self.encode(clip, device) for clip in _read_ahead(clips, ids, readers))
 
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
@@ -173,15 +175,6 @@ def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _one_ahead(items: Iterator[Encoded]) -> Iterator[Encoded]:
-    """Makes the next item on a thread of its own while one is used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
