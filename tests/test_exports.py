@@ -1,5 +1,6 @@
 """Files that other programs read, each read back by such a program's reader."""
 
+import base64
 import io
 import json
 import re
@@ -29,6 +30,20 @@ def test_captions_are_read_as_they_were_meant():
     ]
     assert captions[0].text == "Violin, fiddle (91%)"
     assert captions[1].raw_text == "&lt;b&gt;&amp; --&gt; 00:01 (50%)"  # no tag, no new line
+
+
+def test_a_browser_shows_the_captions(tmp_path, visit):
+    captions = base64.b64encode(to_vtt(EVENTS).encode()).decode()
+    page = tmp_path / "page.html"
+    page.write_text(
+        f"<link rel=icon href=data:,><video><track default src='data:text/vtt;base64,{captions}'>"
+    )
+    shown = visit(page)
+    shown.wait_for_function("document.querySelector('track').readyState == 2")  # loaded
+    read = "[...document.querySelector('track').track.cues].map(c => [c.startTime, c.endTime])"
+    assert shown.evaluate(read) == [[0, 3], [3599, 3600.5]]
+    text = "document.querySelector('track').track.cues[1].getCueAsHTML().textContent"
+    assert shown.evaluate(text) == "<b>& --> 00:01 (50%)"
 
 
 @given(st.floats(0, 9_000), st.text(min_size=1))
