@@ -48,6 +48,11 @@ def store_of(media, into, clips, fps, side):
     return into
 
 
+def visual_of(path):
+    with h5py.File(path) as file:
+        return file["visual"][:].astype(np.float32)
+
+
 class Extraction:
     """Both encoders, over a store or over tensors."""
 
@@ -57,8 +62,8 @@ class Extraction:
         self.visual = visual_encoder("efficientnet_lite0", "imagenet").to(self.device)
         self.audio = audio_encoder("logmel", "none").to(self.device)
 
-    def whole(self, precision="float32"):
-        """The stage's work: from the store to the features, on the disk."""
+    def whole(self, precision="float32", read=lambda path: None):
+        """The stage's work: from the store to the features, on the disk; what is read of them."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "features.h5"
             extract_features(
@@ -71,8 +76,7 @@ class Extraction:
                 device=self.device,
                 provenance={},
             )
-            with h5py.File(path) as file:
-                return file["visual"][:].astype(np.float32)
+            return read(path)
 
     def bare(self, tensors, precision="float32"):
         """The encoders alone."""
@@ -120,7 +124,7 @@ def main():
             lambda: timed(lambda: work.bare(tensors, "bfloat16"), options.clips),
             rounds=options.rounds,
         )
-        exact, rough = work.whole(), work.whole("bfloat16")
+        exact, rough = (work.whole(name, visual_of) for name in ("float32", "bfloat16"))
         few, many = (
             alone(
                 "benchmarks.extract",
