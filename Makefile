@@ -18,6 +18,7 @@ test-slow: .venv/.installed  ## long trials: many kills, many clips
 	python -m pytest -m slow
 
 bench: .venv/.installed  ## speed, as ratios on this machine: a table and benchmarks/results.json
+	python -m pip install --quiet -e '.[bench]'
 	python -m benchmarks
 
 lint: .venv/.installed
