@@ -17,7 +17,7 @@ from cace.errors import UserError
 from cace.inference import Decision, Timeline
 from cace.localizer import Localizer
 from cace.media import decode_segments
-from tests.videos import sweep, tone, write_video
+from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
 
 FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}
 CATEGORIES = ["bell", "dog", "horn"]
@@ -197,16 +197,10 @@ def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("silent.mp4", "no sound track"), ("dark.mp4", "no picture track"), ("page.mp4", "decodable")],
+    WRONG_KINDS.items(),
 )
 def test_what_is_no_video_with_sound_says_so(model, tmp_path, name, reason):
-    path = tmp_path / name
-    if name == "silent.mp4":
-        write_video(path, frames=25)
-    elif name == "dark.mp4":
-        write_video(path, picture=False, sound=tone(1))
-    else:
-        path.write_text("<html>not here</html>")
+    path = write_wrong_kind(tmp_path / name)
     with pytest.raises(UserError, match=reason):
         cace.load(model).localize(path)
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip, decode_segments, probe
-from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
+from tests.videos import (
+    WRONG_KINDS,
+    offset_and_level,
+    read_counter,
+    sweep,
+    tone,
+    write_video,
+    write_wrong_kind,
+)
 
 SIZE = (128, 96)
 SCALED = {"short_side": 96, "crop": 96}
@@ -130,15 +138,9 @@ def test_the_view_is_the_centre_square_of_the_turned_picture(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("silent.mp4", "no sound track"), ("dark.mp4", "no picture track"), ("page.mp4", "decodable")],
+    WRONG_KINDS.items(),
 )
 def test_a_file_of_the_wrong_kind_says_why(tmp_path, name, reason):
-    path = tmp_path / name
-    if name == "silent.mp4":
-        write_video(path, frames=25)
-    elif name == "dark.mp4":
-        write_video(path, picture=False, sound=tone(1))
-    else:
-        path.write_text("<html>not here</html>")
+    path = write_wrong_kind(tmp_path / name)
     with pytest.raises(UnusableClipError, match=reason):
         probe(path, **SCALED)

@@ -110,3 +110,21 @@ def offset_and_level(sound: np.ndarray, source: np.ndarray) -> tuple[int, float]
     late = int(correlate(sound, source).argmax()) - (len(source) - 1)
     there = np.roll(source, late)
     return late, float(sound @ there / (there @ there))
+
+
+# Files that are no video with sound, by name, and what is said of them.
+WRONG_KINDS = {
+    "silent.mp4": "no sound track",
+    "dark.mp4": "no picture track",
+    "page.mp4": "decodable",
+}
+
+
+def write_wrong_kind(path: Path) -> Path:
+    """One of WRONG_KINDS, by its name."""
+    if path.name == "silent.mp4":
+        return write_video(path, frames=25)
+    if path.name == "dark.mp4":
+        return write_video(path, picture=False, sound=tone(1))
+    path.write_text("<html>not here</html>")
+    return path
