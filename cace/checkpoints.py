@@ -7,10 +7,11 @@ float64, with every key prefixed `module.`. Loading never runs code from a file.
 
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from cace.errors import UserError
 from cace.localizer import Localizer
@@ -18,6 +19,15 @@ from cace.params import Guidance
 from cace.workspace import expect_file, write_atomically
 
 FORMAT = "cace-localizer-1"
+
+
+class PublishedSettings(TypedDict, total=False):
+    """What a published file does not hold and ours does; by default, the `Localizer`'s defaults."""
+
+    guidance: Guidance
+    beta: float
+    psi: float
+    bece_lambda: float
 
 
 class Checkpoint(NamedTuple):
@@ -44,51 +54,31 @@ def save(path: Path, localizer: Localizer, about: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load(
-    path: Path | str,
-    guidance: Guidance = "both",
-    beta: float = 0.4,
-    psi: float = 0.3,
-    bece_lambda: float = 0.6,
-) -> Localizer:
+def load(path: Path | str, **published: Unpack[PublishedSettings]) -> Localizer:
     """The localizer of a checkpoint, in eval mode, in the file's own precision.
 
-    guidance, beta, psi, bece_lambda: for a published file, which does not hold its settings; ours
-        does, and they are ignored.
+    published: guidance, beta, psi, bece_lambda of a published file; ours ignores them.
     Raises: UserError where the file is damaged, carries code, or is of another architecture.
     """
-    return read(Path(path), guidance, beta, psi, bece_lambda).localizer
+    return read(Path(path), **published).localizer
 
 
-def read(
-    path: Path,
-    guidance: Guidance = "both",
-    beta: float = 0.4,
-    psi: float = 0.3,
-    bece_lambda: float = 0.6,
-) -> Checkpoint:
+def read(path: Path, **published: Unpack[PublishedSettings]) -> Checkpoint:
     """As `load`, with what the file says about itself."""
     content = _plain_content(path)
     try:
-        return _rebuild(path, content, guidance, beta, psi, bece_lambda)
+        return _rebuild(path, content, published)
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise UserError(f"{path}: a damaged checkpoint, or not one of ours: {error!r}") from error
 
 
-def _rebuild(
-    path: Path,
-    content: dict[str, Any],
-    guidance: Guidance,
-    beta: float,
-    psi: float,
-    bece_lambda: float,
-) -> Checkpoint:
+def _rebuild(path: Path, content: dict[str, Any], published: PublishedSettings) -> Checkpoint:
     if content.get("format") == FORMAT:
         localizer = Localizer(**content["settings"])
         weights, about = content["weights"], content["about"]
         contrast_on = content["contrast_on"]
     else:
-        localizer, weights = _from_published(path, content, guidance, beta, psi, bece_lambda)
+        localizer, weights = _from_published(path, content, published)
         # The published evaluation has the contrast path on.
         about, contrast_on = {}, True
     localizer.to(next(iter(weights.values())).dtype)
@@ -129,12 +119,7 @@ def _fill(path: Path, localizer: Localizer, weights: dict[str, Tensor]) -> None:
 
 
 def _from_published(
-    path: Path,
-    content: dict[str, Any],
-    guidance: Guidance,
-    beta: float,
-    psi: float,
-    bece_lambda: float,
+    path: Path, content: dict[str, Any], settings: PublishedSettings
 ) -> tuple[Localizer, dict[str, Tensor]]:
     tensors = {key.removeprefix("module."): value for key, value in content.items()}
     for needed in ("v_fc.weight", "localize_module.event_classifier.weight"):
@@ -147,13 +132,10 @@ def _from_published(
         visual_channels=tensors["v_fc.weight"].shape[1],
         audio_channels=128,
         categories=len(tensors["localize_module.event_classifier.weight"]),
-        guidance=guidance,
-        beta=beta,
-        psi=psi,
-        bece_lambda=bece_lambda,
+        **settings,
     )
     names = published_names(localizer)
-    unused = {key for key in tensors if _never_used(key, guidance)}
+    unused = {key for key in tensors if _never_used(key, localizer.settings["guidance"])}
     strange = {
         key: value for key, value in tensors.items() if key not in {*names.values(), *unused}
     }

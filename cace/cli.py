@@ -11,13 +11,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from cace import __version__
 from cace.annotations import SPLITS
 from cace.errors import UserError, listed, run
 from cace.params import Guidance
 from cace.workspace import workers, write_atomically
+
+if TYPE_CHECKING:
+    from cace.checkpoints import PublishedSettings
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -210,8 +213,13 @@ def _add_published_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _published_settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("guidance", "beta", "psi", "bece_lambda")}
+def _published_settings(options: argparse.Namespace) -> "PublishedSettings":
+    return {
+        "guidance": options.guidance,
+        "beta": options.beta,
+        "psi": options.psi,
+        "bece_lambda": options.bece_lambda,
+    }
 
 
 def _share(text: str) -> float:

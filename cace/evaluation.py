@@ -9,8 +9,10 @@ import pandas as pd
 import scipy.stats
 import torch
 from jaxtyping import Float, Int
+from typing_extensions import Unpack
 
 from cace import checkpoints
+from cace.checkpoints import PublishedSettings
 from cace.errors import UserError
 from cace.features import FeatureStore
 from cace.localizer import Localizer
@@ -87,13 +89,13 @@ def evaluate_seeds(
     return runs
 
 
-def load_for(split: Split, path: Path, **published_settings: Any) -> Localizer:
+def load_for(split: Split, path: Path, **published: Unpack[PublishedSettings]) -> Localizer:
     """The localizer of a checkpoint, on the split's device.
 
-    published_settings: those that `checkpoints.read` takes.
+    published: settings of a published file.
     Raises: UserError where it expects other features or categories than the split's store has.
     """
-    localizer, about = checkpoints.read(path, **published_settings)
+    localizer, about = checkpoints.read(path, **published)
     store = split.store
     names = ("visual_channels", "audio_channels", "categories")
     expected = tuple(localizer.settings[name] for name in names)

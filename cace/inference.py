@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import Unpack
 
 from cace import checkpoints
 from cace.annotations import AVE_CATEGORIES, SEGMENTS
+from cace.checkpoints import PublishedSettings
 from cace.clips import as_stored
 from cace.device import choose_device
 from cace.encoders.audio import audio_encoder
@@ -27,7 +29,6 @@ from cace.extraction import Decoded, Encoding
 from cace.localizer import Localizer
 from cace.media import Segment, UnusableClipError, decode_segments, probe
 from cace.metrics import events, segment_predictions
-from cace.params import Guidance
 from cace.workspace import expect_file
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
@@ -303,10 +304,7 @@ def load(
     path: Path | str = Path("data/models/localizer"),
     *,
     encoder: Path | str | None = None,
-    guidance: Guidance = "both",
-    beta: float = 0.4,
-    psi: float = 0.3,
-    bece_lambda: float = 0.6,
+    **published: Unpack[PublishedSettings],
 ) -> EventLocalizer:
     """A trained model with the encoders that it needs.
 
@@ -314,11 +312,11 @@ def load(
         published checkpoint, which is put behind VGG-19 and VGGish.
     encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` that lies beside the
         model, or in a folder above it.
-    guidance, beta, psi, bece_lambda: of a published checkpoint, which does not hold its settings.
+    published: guidance, beta, psi, bece_lambda of a published checkpoint, which does not hold them.
     Raises: UserError where a file is missing, or the encoders are others than in training.
     """
     files = _checkpoints(Path(path))
-    read = [checkpoints.read(file, guidance, beta, psi, bece_lambda) for file in files]
+    read = [checkpoints.read(file, **published) for file in files]
     about = read[0].about
     if any(other.about.get("encoders") != about.get("encoders") for other in read):
         raise UserError(f"{path}: its seeds were trained on features of different encoders")
@@ -330,10 +328,10 @@ def load(
             f"frames; run `dvc repro train`"
         )
     device = choose_device()
-    published = not about or about["encoders"]["visual"]["weights"] == "published features"
-    encoders = PUBLISHED_ENCODERS if published else about["encoders"]
-    frames: dict[str, Any] = PUBLISHED_FRAMES if published else about["frames"]
-    if published and encoder:
+    is_published = not about or about["encoders"]["visual"]["weights"] == "published features"
+    encoders = PUBLISHED_ENCODERS if is_published else about["encoders"]
+    frames: dict[str, Any] = PUBLISHED_FRAMES if is_published else about["frames"]
+    if is_published and encoder:
         raise UserError(f"{path}: was trained on published features; expected no encoder of yours")
     visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
     audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])

@@ -5,7 +5,7 @@ Differs from the paper's text, as the published results do: an input layer, LSTM
 transformers, cross gates (α), and class-activation scores that enter the class logits (γ).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class Localizer(nn.Module):
         gamma: float = 0.3,
     ) -> None:
         super().__init__()
-        self.settings = {  # what builds the same localizer again
+        self.settings: dict[str, Any] = {  # what builds the same localizer again
             "visual_channels": visual_channels,
             "audio_channels": audio_channels,
             "categories": categories,
