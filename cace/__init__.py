@@ -8,7 +8,8 @@ Axes: B clips, T segments, H W grid, P = H x W positions, V visual, A audio, D m
 C categories; F frames, S sound samples.
 
 Reading order: params, annotations, sources, media, clips, encoders, finetuning, features,
-attention, relation, localizer, losses, metrics, training, checkpoints, evaluation, inference.
+attention, relation, localizer, losses, metrics, training, checkpoints, evaluation, segments,
+inference.
 """
 
 from typing import TYPE_CHECKING, Any

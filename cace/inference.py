@@ -27,8 +27,9 @@ from cace.encoders.weights import fingerprint, load_into
 from cace.errors import UserError, listed
 from cace.extraction import Decoded, Encoding
 from cace.localizer import Localizer
-from cace.media import Segment, UnusableClipError, decode_segments, probe
+from cace.media import UnusableClipError
 from cace.metrics import events, segment_predictions
+from cace.segments import Segment, decode_segments, probe
 from cace.workspace import expect_file
 
 STEP = SEGMENTS // 2  # seconds from one window to the next

@@ -8,7 +8,6 @@ resampler makes float mono 3 dB too loud. docs/clips.md lists what becomes of ea
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +26,6 @@ CONTIGUOUS_SECONDS = 0.02
 
 # A longer silence of the timestamps is taken for a damaged file, not for hours of one picture.
 LONGEST_GAP_SECONDS = 3600
-# Times that go back by more than this start again, as where recordings were joined.
-RESTART_SECONDS = 1.0
-
 # What holds a clip itself. FFmpeg knows formats that lead it to other files and addresses, too.
 FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
 
@@ -50,33 +46,16 @@ class Clip(NamedTuple):
     sound_seconds: float  # likewise; the rest is silence
 
 
-class Segment(NamedTuple):
-    """One second of a video."""
+class Picture(NamedTuple):
+    """A decoded frame."""
 
-    frames: UInt8[np.ndarray, "fps H W 3"]  # RGB
-    sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE samples
-    picture_seconds: float  # how much of it the file holds; the rest repeats the last frame
-    sound_seconds: float  # likewise; the rest is silence
-
-    @property
-    def seconds(self) -> float:
-        """How much of it there is."""
-        return max(self.picture_seconds, self.sound_seconds)
-
-
-class Probe(NamedTuple):
-    """What can be said of a video before it is decoded."""
-
-    seconds: float | None  # None: the container does not say
-    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders see
-
-
-class _Picture(NamedTuple):
     frame: av.VideoFrame
     at_seconds: float
 
 
-class _Sound(NamedTuple):
+class Sound(NamedTuple):
+    """What one frame of the sound track holds."""
+
     samples: Float32[np.ndarray, " S"]  # mean over channels
     at_seconds: float
     rate: int
@@ -97,11 +76,11 @@ def decode_clip(
     Raises: UnusableClipError with the reason: no picture or sound track, damaged, or less than
         `min_seconds` of either.
     """
-    picker = _FramePicker(fps, short_side, crop, most=seconds * fps)
-    pieces: list[_Sound] = []
+    picker = FramePicker(fps, short_side, crop, most=seconds * fps)
+    pieces: list[Sound] = []
     try:
-        for item in _decode(path, seconds, picture=backend == "pyav"):
-            if isinstance(item, _Sound):
+        for item in decode_tracks(path, seconds, picture=backend == "pyav"):
+            if isinstance(item, Sound):
                 pieces.append(item)
             else:
                 picker.see(item)
@@ -121,121 +100,6 @@ def decode_clip(
     return Clip(frames, sound, picture_seconds, sound_seconds)
 
 
-def probe(path: Path, *, short_side: int, crop: int) -> Probe:
-    """Looks at the head of a video.
-
-    Raises: UnusableClipError with the reason: no video, or no picture or sound track.
-    """
-    try:
-        with av.open(str(path), options=FORMATS) as container:
-            video, _ = _tracks(container)
-            frames = (f for packet in container.demux(video) for f in _frames(packet, _ignore))
-            frame = next(frames, None)
-            seconds = container.duration / av.time_base if container.duration else None
-    except av.error.FFmpegError as error:
-        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
-    if not isinstance(frame, av.VideoFrame):
-        raise UnusableClipError("no frame in the picture track")
-    width, height = _scaled_size(frame.width, frame.height, short_side)
-    if round(frame.rotation / 90) % 2:
-        width, height = height, width
-    seen = crop / width, crop / height
-    return Probe(seconds, ((1 - seen[0]) / 2, (1 - seen[1]) / 2, *seen))
-
-
-def decode_segments(
-    path: Path, *, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
-) -> Iterator[Segment]:
-    """All seconds of a video of any length; memory holds a few of them.
-
-    The shorter track is continued by its last frame, or by silence.
-    damaged: called with what is damaged, once a place; decoding goes on behind it.
-    Raises: UnusableClipError with the reason: no picture or sound track, or not to be opened.
-    """
-    # Read twice, so that memory stays small however the file interleaves its tracks.
-    pictures = _pictures(path, fps, short_side, crop, damaged)
-    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # both never end
-        segment = Segment(picture[0], sound[0], picture[1], sound[1])
-        if not segment.seconds:
-            return
-        yield segment
-
-
-def _pictures(
-    path: Path, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
-) -> Iterator[tuple[np.ndarray, float]]:
-    """The frames of each second, and how much of it has a picture; the last frame for ever."""
-    picker = _FramePicker(fps, short_side, crop)
-    for item in _to_the_end(path, damaged, sound=False):
-        assert isinstance(item, _Picture)
-        if picker.shown is not None and item.at_seconds - picker.shown.at_seconds > (
-            LONGEST_GAP_SECONDS
-        ):
-            damaged(f"picture data: nothing from {picker.shown.at_seconds:.0f} s on")
-            break
-        picker.see(item)
-        while len(picker.kept) > fps:  # the picture goes on after this second
-            yield picker.take(fps), 1.0
-    if picker.shown is None:
-        raise UnusableClipError("no frame in the picture track")
-    end = picker.end()
-    while True:
-        second = picker.taken // fps
-        picker.fill((second + 1) * fps)
-        yield picker.take(fps), min(1.0, max(0.0, end - second))
-
-
-def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.ndarray, float]]:
-    """The sound of each second, and how much of it there is; silence for ever."""
-    buffer = np.zeros(0, np.float32)
-    resampler: soxr.ResampleStream | None = None
-    rate, placed = 0, 0  # samples of the track so far, at its own rate
-    for piece in _to_the_end(path, damaged, picture=False):
-        assert isinstance(piece, _Sound)
-        if resampler is None:
-            rate = piece.rate
-            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-        if piece.rate != rate:
-            raise UnusableClipError("the sampling rate changes within the sound track")
-        gap = round(piece.at_seconds * rate) - placed
-        if gap > LONGEST_GAP_SECONDS * rate:
-            damaged(f"sound data: nothing from {placed / rate:.0f} s on")
-            break
-        if abs(gap) <= CONTIGUOUS_SECONDS * rate:
-            gap = 0
-        seconds, rest = divmod(max(0, gap), rate)
-        silence = (np.zeros(rate, np.float32) for _ in range(seconds))  # one by one: it may be long
-        samples = np.pad(piece.samples[max(0, -gap) :], (rest, 0))
-        for block in chain(silence, [samples]):
-            placed += len(block)
-            buffer = np.concatenate([buffer, resampler.resample_chunk(block)])
-            while len(buffer) >= SAMPLE_RATE:
-                yield buffer[:SAMPLE_RATE], 1.0
-                buffer = buffer[SAMPLE_RATE:]
-    if resampler is None:
-        raise UnusableClipError("no sound in the sound track")
-    buffer = np.concatenate([buffer, resampler.resample_chunk(buffer[:0], last=True)])
-    while True:
-        second, buffer = buffer[:SAMPLE_RATE], buffer[SAMPLE_RATE:]
-        yield np.pad(second, (0, SAMPLE_RATE - len(second))), len(second) / SAMPLE_RATE
-
-
-def _to_the_end(
-    path: Path, damaged: Callable[[str], None], **tracks: bool
-) -> Iterator[_Picture | _Sound]:
-    """All that can be decoded, one after the other; a file that breaks off ends there."""
-    last = shift = 0.0
-    try:
-        for item in _decode(path, **tracks, damaged=damaged):
-            if item.at_seconds + shift < last - RESTART_SECONDS:
-                damaged(f"times: they start again at {last:.0f} s")
-                shift = last - item.at_seconds
-            last = item.at_seconds + shift
-            yield item._replace(at_seconds=last)
-    except av.error.FFmpegError as error:
-        damaged(f"file: {error.strerror or error}")
-
-
 def _frames(
     packet: av.Packet, damaged: Callable[[str], None]
 ) -> Sequence[av.AudioFrame | av.VideoFrame]:
@@ -244,10 +108,6 @@ def _frames(
     except av.error.FFmpegError:
         damaged(f"{'picture' if packet.stream.type == 'video' else 'sound'} data")
         return []
-
-
-def _ignore(what: str) -> None:
-    pass
 
 
 def _refuse(what: str) -> None:
@@ -265,14 +125,14 @@ def _tracks(
     return video, audio
 
 
-def _decode(
+def decode_tracks(
     path: Path,
     seconds: int = sys.maxsize,
     *,
     picture: bool = True,
     sound: bool = True,
     damaged: Callable[[str], None] = _refuse,
-) -> Iterator[_Picture | _Sound]:
+) -> Iterator[Picture | Sound]:
     """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
     with av.open(str(path), options=FORMATS) as container:
         video, audio = _tracks(container)
@@ -299,12 +159,12 @@ def _decode(
                 elif frame.is_corrupt:
                     damaged("picture data")
                 else:
-                    yield _Picture(frame, at)
+                    yield Picture(frame, at)
             if not unfinished:  # the rest of a long video is not wanted
                 return
 
 
-def _to_mono(frame: av.AudioFrame, start_seconds: float) -> _Sound:
+def _to_mono(frame: av.AudioFrame, start_seconds: float) -> Sound:
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -312,22 +172,22 @@ def _to_mono(frame: av.AudioFrame, start_seconds: float) -> _Sound:
         limits = np.iinfo(samples.dtype.name)
         middle = (limits.max + limits.min + 1) // 2  # unsigned sound swings around its middle
         samples = (samples.astype(np.float32) - middle) / (limits.max - middle + 1)
-    return _Sound(samples.mean(axis=0, dtype=np.float32), start_seconds, frame.sample_rate)
+    return Sound(samples.mean(axis=0, dtype=np.float32), start_seconds, frame.sample_rate)
 
 
-class _FramePicker:
+class FramePicker:
     """Keeps for each k / fps seconds the last frame shown by then; scales only what it keeps."""
 
     def __init__(self, fps: int, short_side: int, crop: int, most: int = sys.maxsize) -> None:
         self.fps, self.short_side, self.crop, self.most = fps, short_side, crop, most
         self.kept: list[np.ndarray] = []
         self.taken = 0
-        self.shown: _Picture | None = None
+        self.shown: Picture | None = None
         self.begin = 0.0
         self.longest = 0.0
         self.reformatter = VideoReformatter()
 
-    def see(self, picture: _Picture) -> None:
+    def see(self, picture: Picture) -> None:
         """Takes the next frame in the order of time."""
         if self.shown is None:
             self.begin = picture.at_seconds
@@ -378,7 +238,7 @@ class _FramePicker:
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         turns = round(frame.rotation / 90) % 4
-        width, height = _scaled_size(frame.width, frame.height, self.short_side)
+        width, height = scaled_size(frame.width, frame.height, self.short_side)
         # Planes of green, blue and red: the same values as rgb24 at two thirds of the time.
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
@@ -386,7 +246,7 @@ class _FramePicker:
         return _crop(np.rot90(image, turns), self.crop)
 
 
-def _scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height with the short side as asked, as torchvision's Resize rounds them."""
     if width <= height:
         return short_side, int(short_side * height / width)
@@ -398,7 +258,7 @@ def _crop(image: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
-def _join(pieces: list[_Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
+def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
     """Pieces of sound placed by time and resampled, silence elsewhere; how long they last."""
     if not pieces:
         raise UnusableClipError("no sound in the sound track")
@@ -445,7 +305,7 @@ def _decode_with_decord(
     except (decord.DECORDError, RuntimeError) as error:
         raise UnusableClipError("decord cannot decode it") from error
     reformatter = VideoReformatter()
-    size = _scaled_size(images.shape[2], images.shape[1], short_side)
+    size = scaled_size(images.shape[2], images.shape[1], short_side)
     scaled = []
     for image in images:
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
