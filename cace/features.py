@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -127,4 +128,7 @@ def create_store(
         file["categories"] = annotations.categories
         content = {**provenance, "left_out": {split: left_out[split] for split in SPLITS}}
         file.attrs["provenance"] = json.dumps(content, sort_keys=True)
+    if sys.platform == "linux":  # elsewhere a disk may fill up under hours of encoding
+        with temporary.open("r+b") as raw:
+            os.posix_fallocate(raw.fileno(), 0, temporary.stat().st_size)
     temporary.replace(path)

@@ -1,4 +1,5 @@
 import json
+import sys
 from types import SimpleNamespace
 
 import h5py
@@ -13,7 +14,7 @@ from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
 from cace.extraction import _read_ahead, extract_features
-from cace.features import FeatureStore
+from cace.features import FeatureStore, create_store
 
 ROWS = (
     Row("a", 0, 0, 4, "train"),
@@ -143,6 +144,14 @@ def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"the features take 0.0 GB, and 0.0 GB are free"):
         extract(tmp_path / "f.h5")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="disk space is taken ahead on Linux only")
+def test_a_store_has_its_place_on_the_disk_before_the_first_clip_is_encoded(tmp_path):
+    shapes = (10, 7, 7, 512), (10, 128)
+    create_store(tmp_path / "f.h5", DATA, [0], np.zeros((1, 10), int), *shapes, {})
+    found = (tmp_path / "f.h5").stat()
+    assert found.st_blocks * 512 >= found.st_size > 2 * 10 * (7 * 7 * 512 + 128)
 
 
 def damage(path, change):
