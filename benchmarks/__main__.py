@@ -42,7 +42,7 @@ def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
         for name, result in results.items()
         for figure in result["figures"]
     ]
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
 if __name__ == "__main__":
