@@ -1,6 +1,7 @@
 """All benchmarks, one after the other: a table, and benchmarks/results.json.
 
-Each is a module `python -m benchmarks.<name>` that prints a JSON object on its last line.
+Each is a module `python -m benchmarks.<name>` that prints a JSON object on its last line, and may
+print a table of its own before.
 `python -m benchmarks training startup` runs those alone; the others' results stay.
 """
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
-IN_ORDER = ("training", "decode", "extract", "startup")
+IN_ORDER = ("training", "decode", "extract", "startup", "costs")
 
 
 def main() -> None:
@@ -31,7 +32,9 @@ def run(name: str) -> dict[str, Any]:
     """What the benchmark prints, from a process of its own."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    *shown, last = done.stdout.splitlines()
+    print(*shown, sep="\n")
+    found: dict[str, Any] = json.loads(last)
     return found
 
 

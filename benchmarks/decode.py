@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring import (
     alone,
@@ -27,7 +28,7 @@ from cace.media import SAMPLE_RATE, decode_clip
 from cace.workspace import workers
 
 FRAMES, FPS, SHORT_SIDE, CROP = 160, 16, 232, 224
-STORED = {"fps": FPS, "short_side": SHORT_SIDE, "crop": CROP, "jpeg_quality": 95}
+STORED: Any = {"fps": FPS, "short_side": SHORT_SIDE, "crop": CROP, "jpeg_quality": 95}
 
 
 def ours(path):

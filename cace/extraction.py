@@ -27,6 +27,7 @@ from cace.media import SAMPLE_RATE
 from cace.workspace import progress, workers
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
+CPU_FRAMES = 40  # through an encoder at once; more are no faster and take memory: 160 take 4.4 GB
 BLOCK_BYTES = 64 << 20  # of published features in memory
 
 
@@ -137,9 +138,10 @@ class Encoding(NamedTuple):
 
         Raises: UserError where one does not fit into float16.
         """
+        size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
         with torch.inference_mode(), _autocast(device, self.precision):
             images = torch.from_numpy(clip.frames).to(device)
-            maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
+            maps = torch.cat([self.visual_encoder(some) for some in images.split(size)])
             heard = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
         seen = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)

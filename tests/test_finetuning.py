@@ -14,7 +14,7 @@ from cace.clips import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.errors import UserError
-from cace.finetuning import finetune, info_nce, retrieval
+from cace.finetuning import clip_pictures, finetune, info_nce, retrieval
 from cace.team import Team
 
 
@@ -116,6 +116,26 @@ def test_finetuning_finds_the_own_sound_of_unseen_clips():
     curve, _ = finetune_colours()
     assert curve[0].recall_at_5 < 0.6
     assert curve[-1].recall_at_5 > 0.9
+
+
+def test_the_parts_in_which_frames_are_encoded_do_not_show(monkeypatch):
+    class OwnColours(ColouredClips):
+        def frames(self, id_, which=None):
+            return np.random.default_rng(int(id_)).integers(256, size=(10, 4, 4, 3), dtype=np.uint8)
+
+    def pictures():
+        torch.manual_seed(0)
+        encoder = VisualEncoder(nn.Conv2d(3, 6, 3), 6, (0.5,) * 3, (0.5,) * 3).double()
+        firsts = np.zeros((3, 10), int)
+        found = clip_pictures(encoder, OwnColours(3), list("012"), firsts, torch.device("cpu"))
+        found.square().sum().backward()
+        return found.detach(), encoder.body.weight.grad
+
+    whole, gradient = pictures()
+    monkeypatch.setattr(finetuning, "CPU_PIXELS_AT_ONCE", 7 * 4 * 4)  # of 30 frames
+    in_parts, same_gradient = pictures()
+    torch.testing.assert_close(in_parts, whole)
+    torch.testing.assert_close(same_gradient, gradient)
 
 
 def test_finetuning_is_the_same_for_the_same_seed():

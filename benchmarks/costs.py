@@ -1,0 +1,232 @@
+"""What the pipeline costs, from one clip to millions: `python -m benchmarks.costs`.
+
+Profile ave: 160 frames of 224 pixels, ResNet-50, Cnn14 (their weights at random, which cost the
+same). Each stage works on a few clips in a process of its own; `--media FOLDER` names ten or more
+real clips in the AVE layout instead of rendered ones. The table is the figures times the number of
+clips; only the memory of the lists is measured at each size.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks.decode import STORED, stage
+from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, render, report
+from cace.annotations import (
+    AVE_CATEGORIES,
+    Annotations,
+    Row,
+    load_annotations,
+    read_annotations,
+    save_annotations,
+    segment_labels,
+)
+from cace.clips import ClipStore, decode_clips, media_files
+from cace.device import choose_device
+from cace.encoders.audio import audio_encoder
+from cace.encoders.visual import visual_encoder
+from cace.extraction import Decoded, Encoding
+from cace.features import create_store
+from cace.finetuning import finetune
+from cace.params import Params, changed, load_params
+from cace.team import Team
+from cace.workspace import workers, write_json
+from stages.train import Job, train_one
+
+SIZES = {"AVE": 4_143, "VGGSound-AVEL": 100_000, "AudioSet": 2_000_000}
+SPLITS = ("train",) * 8 + ("val", "test")  # of ten clips, as in AVE
+SHAPES = (10, 7, 7, 2048), (10, 2048)  # of a clip's features
+CORES, MACHINES = 16, 8  # of a machine, and how many of them, in the last columns
+
+
+def decode(folder: Path, media: str) -> dict[str, float]:
+    """Writes the store that the other parts read."""
+    found = stage(Path(media), workers())
+    files = media_files(Path(media), read_annotations(Path(media), None))[: len(SPLITS)]
+    rows = [Row(file.id, 0, 0, 10, split) for file, split in zip(files, SPLITS, strict=True)]
+    decode_clips(
+        files,
+        Annotations(AVE_CATEGORIES, tuple(rows)),
+        folder / "clips",
+        **STORED,
+        backend="pyav",
+        min_seconds=9.0,
+        deadline_seconds=120.0,
+        workers=workers(),
+    )
+    written = sum(path.stat().st_size for path in (folder / "clips").glob("shard-*"))
+    return {**found, "bytes": written / len(files)}
+
+
+def extract(folder: Path, precision: str) -> dict[str, float]:
+    """One clip, after another one that is not counted."""
+    clips = ClipStore(folder / "clips")
+    encoding = Encoding(
+        visual_encoder("resnet50", "none"), audio_encoder("cnn14", "none"), 160, precision
+    )
+    first, second = (
+        Decoded(id_, clips.frames(id_), clips.sound(id_)) for id_ in clips.annotations.ids[:2]
+    )
+    device = choose_device()
+    encoding.to(device).encode(first, device)
+    before = cpu_seconds()
+    encoding.encode(second, device)
+    return {"cpu": cpu_seconds() - before, "megabytes": peak_megabytes()}
+
+
+def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
+    """The eight clips of train and the one of val; a clip is a tenth of it."""
+    clips = ClipStore(folder / "clips")
+    settings = profile().finetune
+    assert settings is not None
+    ids = clips.annotations.ids
+    before = cpu_seconds()
+    finetune(
+        visual_encoder("resnet50", "none"),
+        audio_encoder("cnn14", "none"),
+        clips,
+        ids[:8],
+        ids[8:9],
+        state=folder / f"finetune-{epochs}.pt",
+        **settings.model_dump() | {"epochs": int(epochs)},
+        device=choose_device(),
+        team=Team(),
+    )
+    return {"cpu": (cpu_seconds() - before) / len(SPLITS), "megabytes": peak_megabytes()}
+
+
+def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
+    """One seed, on features drawn at random of 64 train clips and as many others as in AVE."""
+    rows = [Row(str(k), 0, 0, 9, split) for k, split in enumerate(SPLITS * 8)]
+    annotations = Annotations(AVE_CATEGORIES, tuple(rows))
+    store = folder / "features.h5"
+    if not store.exists():
+        about: dict[str, Any] = {"encoders": {}, "settings": {}}
+        every = list(range(len(rows)))
+        create_store(store, annotations, every, segment_labels(annotations), *SHAPES, about)
+        rng = np.random.default_rng(0)
+        with h5py.File(store, "r+") as file:
+            for place in every:
+                for name, shape in zip(("visual", "audio"), SHAPES, strict=True):
+                    file[name][place] = rng.random(shape, np.float32)
+    settings = {"train": {"epochs": int(epochs), "precision": precision}}
+    params = changed(profile(), settings, "benchmarks.costs")
+    work = folder / f"train-{precision}-{epochs}"
+    before = cpu_seconds()
+    train_one(Job("seed-0", 0, None), store, work, params, choose_device(), 0, Team())
+    return {"cpu": (cpu_seconds() - before) / len(rows), "megabytes": peak_megabytes()}
+
+
+def lists(folder: Path, count: str) -> dict[str, float]:
+    """The list of all clips and their labels, as every stage holds them."""
+    before = peak_megabytes()
+    many = folder / count
+    ClipStore(many).usable("clip0")
+    segment_labels(load_annotations(many / "annotations.json"))
+    return {"megabytes": peak_megabytes() - before}
+
+
+def write_lists(folder: Path, count: int) -> None:
+    """A store of so many clips without their shards."""
+    ids = [f"clip{k}" for k in range(count)]
+    folder.mkdir()
+    rows = tuple(Row(id_, k % 28, 0, 10, "train") for k, id_ in enumerate(ids))
+    save_annotations(folder / "annotations.json", Annotations(AVE_CATEGORIES, rows))
+    index = {"id": ids, "shard": "shard-00000.h5", "row": 0, "usable": True, "reason": ""}
+    pd.DataFrame(index).to_csv(folder / "clips.csv", index=False)
+    write_json(folder / "store.json", {"fps": 16})
+
+
+def profile() -> Params:
+    """params.yaml with profile ave."""
+    with tempfile.TemporaryDirectory() as root:
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        params["data"]["source"] = "ave"
+        (Path(root) / "params.yaml").write_text(yaml.safe_dump(params))
+        (Path(root) / "profiles").symlink_to(Path("profiles").resolve())
+        return load_params(Path(root))
+
+
+def table(seconds: dict[str, float], size: dict[str, float], lists: dict[str, float]) -> Any:
+    """seconds and size (bytes): of a clip; lists: MB, of all clips."""
+    rows = []
+    for name, clips in SIZES.items():
+        hours = {what: clips * one / 3600 for what, one in seconds.items()}
+        to_features = (hours["decode"] + hours["extract in float32"]) / CORES
+        rows.append(
+            {
+                "clips": f"{clips:,} ({name})",
+                **{f"{what}, CPU h": taken for what, taken in hours.items()},
+                **{f"{what}, GB": clips * one / 1e9 for what, one in size.items()},
+                "lists in memory, GB": lists[name] / 1e3,
+                f"to features on {CORES} cores, h": to_features,
+                f"on {MACHINES} such machines, h": to_features / MACHINES,
+            }
+        )
+    return pd.DataFrame(rows).set_index("clips").T
+
+
+def main() -> None:
+    """Prints the table, and the figures that it comes from."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--media", type=Path, help="real clips, in the AVE layout")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        name, folder, *arguments = options.part
+        part = {one.__name__: one for one in (decode, extract, fine_tune, train, lists)}[name]
+        print(json.dumps(part(Path(folder), *arguments)))
+        return
+    settings = profile()
+    assert settings.finetune is not None
+    precisions = "float32", "bfloat16"
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def measured(part: str, *arguments: Any) -> dict[str, float]:
+            return alone("benchmarks.costs", "--part", part, temporary, *arguments)
+
+        media = options.media or Path(temporary) / "media"
+        if not options.media:
+            render(media, len(SPLITS), 320, 240, 25)
+        decoded = measured("decode", media)
+        extracted = [measured("extract", precision) for precision in precisions]
+        maps, tuned = (measured("fine_tune", epochs) for epochs in (0, 1))
+        once, thrice = (
+            [measured("train", precision, epochs) for precision in precisions] for epochs in (1, 3)
+        )
+        held = {}
+        for name, clips in SIZES.items():
+            write_lists(Path(temporary) / str(clips), clips)
+            held[name] = measured("lists", clips)["megabytes"]
+    tuning, training = settings.finetune.epochs, settings.train.epochs
+    seconds = {"decode": decoded["cpu"]}
+    seconds[f"finetune, {tuning} epochs"] = maps["cpu"] + tuning * (tuned["cpu"] - maps["cpu"])
+    for precision, found in zip(precisions, extracted, strict=True):
+        seconds[f"extract in {precision}"] = found["cpu"]
+    for precision, one, three in zip(precisions, once, thrice, strict=True):
+        epoch = (three["cpu"] - one["cpu"]) / 2
+        seconds[f"train in {precision}, a seed, {training} epochs"] = training * epoch
+    features = float(sum(2 * np.prod(shape) for shape in SHAPES))  # float16
+    size = {"clips": decoded["bytes"], "features": features}
+    print(table(seconds, size, held).to_markdown(floatfmt=",.2g"))
+    peaks = {"finetune": tuned, "extract": extracted[0], "train": thrice[0]}
+    report(
+        [
+            *(figure(what, "CPU s a clip", one) for what, one in seconds.items()),
+            *(figure(f"{what} on disk", "MB a clip", one / 1e6) for what, one in size.items()),
+            *(figure(f"{w}: peak memory", "MB", one["megabytes"]) for w, one in peaks.items()),
+            *(figure(f"lists, {name}", "MB", megabytes) for name, megabytes in held.items()),
+        ],
+        media=options.media.name if options.media else "rendered",
+    )
+
+
+if __name__ == "__main__":
+    main()
