@@ -148,6 +148,10 @@ def test_the_page_holds_the_settings(made):
     assert re.search(r"lambda\s*0\.123\s", text)
 
 
+def test_the_page_is_the_same_wherever_it_was_computed(made):
+    assert made.page(compute={"engine": "ray"}) == made.page(compute={"engine": "local"})
+
+
 def test_the_page_needs_nothing_beside_it(page):
     for tag, attributes in Elements(page.read_text()).tags:
         assert tag not in ("script", "iframe", "object", "embed")

@@ -95,7 +95,7 @@ def run_page(
     return render(
         "run.html",
         source=params.data.source,
-        settings=params.model_dump(mode="json", by_alias=True, exclude={"ablations"}),
+        settings=params.model_dump(mode="json", by_alias=True, exclude={"ablations", "compute"}),
         meaning=MEANING,
         metrics=result.metrics,
         every_result=list(_leaves(result.metrics)),
