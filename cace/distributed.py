@@ -64,6 +64,8 @@ def on_cluster(
     if not items:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's core warns of restarts that work all the same; what fails comes as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
