@@ -11,7 +11,8 @@ from cace.features import FeatureStore
 from cace.params import load_params
 from cace.report.guidance import guidance_page, most_disputed
 from cace.report.timelines import show_clips
-from cace.training import Split, evaluate
+from cace.splits import Split
+from cace.training import evaluate
 from cace.workspace import expect_file
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it

@@ -12,8 +12,9 @@ from cace.errors import UserError, run
 from cace.evaluation import evaluate_seeds, summary
 from cace.features import FeatureStore
 from cace.params import Params, changed, load_params
+from cace.splits import Split
 from cace.team import Team
-from cace.training import Fitted, Split
+from cace.training import Fitted
 from cace.workspace import expect_file, scratch, write_atomically, write_json
 from stages.train import Job, train_all
 

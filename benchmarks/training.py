@@ -78,7 +78,8 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
     from cace.features import FeatureStore
     from cace.localizer import Localizer
     from cace.losses import loss_terms, part_of_batch, total
-    from cace.training import CLIPS_AT_ONCE, Split, in_precision
+    from cace.splits import Split
+    from cace.training import CLIPS_AT_ONCE, in_precision
     from tests import fill
 
     guidance: Any = {"Co-Guide": "both", "Audio-Guide": "audio"}[guide]

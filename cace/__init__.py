@@ -8,8 +8,8 @@ Axes: B clips, T segments, H W grid, P = H x W positions, V visual, A audio, D m
 C categories; F frames, S sound samples.
 
 Reading order: params, annotations, sources, media, clips, encoders, finetuning, features,
-attention, relation, localizer, losses, metrics, training, checkpoints, evaluation, segments,
-inference.
+attention, relation, localizer, losses, metrics, splits, training, checkpoints, evaluation,
+segments, timeline, inference.
 """
 
 from typing import TYPE_CHECKING, Any

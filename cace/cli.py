@@ -353,7 +353,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from cace.device import choose_device
     from cace.evaluation import load_for
     from cace.features import FeatureStore
-    from cace.training import Split, evaluate
+    from cace.splits import Split
+    from cace.training import evaluate
 
     split = Split(FeatureStore(options.features), options.split, choose_device())
     localizer = load_for(split, options.checkpoint, **_published_settings(options))

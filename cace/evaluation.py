@@ -17,7 +17,8 @@ from cace.errors import UserError
 from cace.features import FeatureStore
 from cace.localizer import Localizer
 from cace.metrics import Scores, always_background, never_background, segment_predictions
-from cace.training import CHOSEN_AT, UNIMODAL, Predictions, Split, evaluate
+from cace.splits import Split
+from cace.training import CHOSEN_AT, UNIMODAL, Predictions, evaluate
 
 CONFIDENCE = 0.95  # of the interval of the test accuracy
 RESAMPLES = 10_000

@@ -13,8 +13,8 @@ import pandas as pd
 
 from cace.annotations import Line, read_lines
 from cace.errors import UserError, listed
-from cace.inference import Decision, TimedEvent, Timeline
 from cace.report.video import video_page
+from cace.timeline import Decision, TimedEvent, Timeline
 from cace.workspace import write_atomically
 
 DIGITS = 4  # of what is written; seeds differ in the second

@@ -7,10 +7,9 @@ Source: the schedule of the published results: Adam, learning rate halved at mil
 norm clipped, the contrast from a share of the epochs on.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,25 +26,16 @@ from cace.losses import LossTerms, bece_floor, loss_terms, part_of_batch, total
 from cace.metrics import Scores, score, segment_predictions
 from cace.params import ContrastForm, Guidance, Heads, Precision
 from cace.resuming import Stateful, put_back, read_state, save_state
+from cace.splits import Silenced, Split
 from cace.team import Team
 
 MEANS = ("loss", *LossTerms._fields, "contrast_excess")  # of the curve, over the train clips
 Curve = list[dict[str, float | int | None]]  # one entry an epoch
 # On a CPU; the activations of one part at a time lie in memory, and fit its caches better.
 CLIPS_AT_ONCE = 8
-ROOM = 0.8  # share of a GPU's free memory that features may take
 CHOSEN_AT = 0.5  # θ at which epochs are compared, on val and on test
-Silenced = Literal["visual", "audio"]
 # Baselines trained like the localizer with one modality silenced, by the name of their folder.
 UNIMODAL: dict[str, Silenced] = {"visual_only": "audio", "audio_only": "visual"}
-
-
-class Clips(NamedTuple):
-    """A batch of samples on the device."""
-
-    visual: Float[Tensor, "B T H W V"]
-    audio: Float[Tensor, "B T A"]
-    labels: Int[Tensor, "B T"]
 
 
 class Predictions(NamedTuple):
@@ -84,55 +74,6 @@ class Design(NamedTuple):
     bece_heads: Heads
     alpha: float
     gamma: float
-
-
-class Split:
-    """The samples of one split: whole on a GPU where they fit, else mapped into memory.
-
-    silenced: that modality is zero.
-    """
-
-    def __init__(
-        self, store: FeatureStore, name: str, device: torch.device, silenced: Silenced | None = None
-    ) -> None:
-        self.store, self.device = store, device
-        self.rows = store.rows(name)
-        self.labels = store.labels[self.rows]
-        visual, audio = store.visual, store.audio
-        if silenced == "visual":
-            # One position: a grid of equal positions attends to itself as a single one does.
-            visual = np.zeros((*visual.shape[:2], 1, 1, visual.shape[-1]), visual.dtype)
-        elif silenced == "audio":
-            audio = np.zeros(audio.shape, audio.dtype)
-        self.stored = visual, audio, store.labels
-        size = len(self) * (visual[:1].nbytes + audio[:1].nbytes)
-        self.resident = self._read(self.rows) if size < room(device) else None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batches(self, size: int) -> Iterator[Clips]:
-        """All samples in their order; the last batch may be smaller."""
-        for places in torch.arange(len(self)).split(size):
-            yield self.clips(places)
-
-    def clips(self, places: Int[Tensor, " b"]) -> Clips:
-        """The samples at these places of the split."""
-        if self.resident is None:
-            visual, audio, labels = self._read(self.rows[places.numpy()])
-        else:
-            there = places.to(self.device)
-            visual, audio, labels = (data[there] for data in self.resident)
-        return Clips(visual.float(), audio.float(), labels)
-
-    def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
-        """Visual and audio features, in the store's precision, and labels."""
-        return tuple(torch.from_numpy(data[rows]).to(self.device) for data in self.stored)
-
-
-def room(device: torch.device) -> float:
-    """Bytes that features may take on a device; none on a CPU, which maps the file instead."""
-    return ROOM * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
 
 
 def build_localizer(store: FeatureStore, design: Design) -> Localizer:

@@ -9,7 +9,7 @@ from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
 from cace.params import load_params
 from cace.report.run import run_page
-from cace.training import Split
+from cace.splits import Split
 from cace.workspace import write_atomically, write_json
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it

@@ -10,8 +10,9 @@ from cace.device import choose_device
 from cace.errors import run
 from cace.features import FeatureStore
 from cace.params import Params, load_params
+from cace.splits import Silenced
 from cace.team import Team, assemble
-from cace.training import UNIMODAL, Design, Fitted, Objective, Silenced, fit
+from cace.training import UNIMODAL, Design, Fitted, Objective, fit
 from cace.workspace import publish, scratch, worker_processes, workers, write_atomically, write_json
 
 FEATURES = Path("data/features.h5")

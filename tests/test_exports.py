@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cace.errors import UserError
 from cace.exports import Writer, to_audacity, to_csv, to_json, to_vtt, videos
-from cace.inference import Decision, TimedEvent, Timeline
+from cace.timeline import Decision, TimedEvent, Timeline
 
 EVENTS = [
     TimedEvent("Violin, fiddle", 0.0, 3.0, 0.91234),

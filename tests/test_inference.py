@@ -14,9 +14,9 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.errors import UserError
-from cace.inference import Decision, Timeline
 from cace.localizer import Localizer
 from cace.segments import decode_segments
+from cace.timeline import Decision, Timeline
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
 
 FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}

@@ -23,7 +23,8 @@ from cace.report.curves import chart
 from cace.report.guidance import guidance_page, most_disputed
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
-from cace.training import UNIMODAL, Design, Split, build_localizer
+from cace.splits import Split
+from cace.training import UNIMODAL, Design, build_localizer
 from tests.project import ROOT
 from tests.stores import write_feature_store
 

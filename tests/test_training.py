@@ -5,18 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from cace import checkpoints, training
+from cace import checkpoints, splits, training
 from cace.errors import UserError
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
 from cace.losses import loss_terms
+from cace.splits import Clips, Split
 from cace.team import Team
 from cace.training import (
     UNIMODAL,
-    Clips,
     Design,
     Objective,
-    Split,
     build_localizer,
     contrast_gradient_share,
     fit,
@@ -228,7 +227,7 @@ def test_a_batch_computed_in_parts_is_the_batch_computed_whole(store, monkeypatc
 def test_features_that_lie_on_the_device_are_those_of_the_file(store, monkeypatch):
     places = torch.tensor([5, 0, 3])
     mapped = Split(store, "val", CPU)
-    monkeypatch.setattr(training, "room", lambda _: float("inf"))
+    monkeypatch.setattr(splits, "room", lambda _: float("inf"))
     resident = Split(store, "val", CPU)
     assert mapped.resident is None and resident.resident is not None
     for one, other in zip(mapped.clips(places), resident.clips(places), strict=True):

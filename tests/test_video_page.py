@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cace.annotations import AVE_CATEGORIES
-from cace.inference import TimedEvent
 from cace.report.video import video_page
+from cace.timeline import TimedEvent
 from tests.timelines import timeline
 from tests.videos import tone, write_video
 

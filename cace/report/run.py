@@ -15,7 +15,7 @@ from cace.params import Params
 from cace.report import render
 from cace.report.curves import Chart, chart
 from cace.report.timelines import show_clips
-from cace.training import Split
+from cace.splits import Split
 from cace.workspace import expect_file
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right
