@@ -9,12 +9,14 @@ clips; only the memory of the lists is measured at each size.
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
 from benchmarks.decode import STORED, stage
@@ -43,7 +45,16 @@ from stages.train import Job, train_one
 SIZES = {"AVE": 4_143, "VGGSound-AVEL": 100_000, "AudioSet": 2_000_000}
 SPLITS = ("train",) * 8 + ("val", "test")  # of ten clips, as in AVE
 SHAPES = (10, 7, 7, 2048), (10, 2048)  # of a clip's features
+UNIT = "GPU" if torch.cuda.is_available() else "CPU"
 CORES, MACHINES = 16, 8  # of a machine, and how many of them, in the last columns
+
+
+def spent(device: torch.device) -> float:
+    """Seconds so far: of the processor, or on a GPU by the clock."""
+    if device.type == "cpu":
+        return cpu_seconds()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def decode(folder: Path, media: str) -> dict[str, float]:
@@ -76,9 +87,9 @@ def extract(folder: Path, precision: str) -> dict[str, float]:
     )
     device = choose_device()
     encoding.to(device).encode(first, device)
-    before = cpu_seconds()
+    before = spent(device)
     encoding.encode(second, device)
-    return {"cpu": cpu_seconds() - before, "megabytes": peak_megabytes()}
+    return {"seconds": spent(device) - before, "megabytes": peak_megabytes()}
 
 
 def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
@@ -86,8 +97,8 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
     clips = ClipStore(folder / "clips")
     settings = profile().finetune
     assert settings is not None
-    ids = clips.annotations.ids
-    before = cpu_seconds()
+    ids, device = clips.annotations.ids, choose_device()
+    before = spent(device)
     finetune(
         visual_encoder("resnet50", "none"),
         audio_encoder("cnn14", "none"),
@@ -96,10 +107,10 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
         ids[8:9],
         state=folder / f"finetune-{epochs}.pt",
         **settings.model_dump() | {"epochs": int(epochs)},
-        device=choose_device(),
+        device=device,
         team=Team(),
     )
-    return {"cpu": (cpu_seconds() - before) / len(SPLITS), "megabytes": peak_megabytes()}
+    return {"seconds": (spent(device) - before) / len(SPLITS), "megabytes": peak_megabytes()}
 
 
 def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
@@ -118,10 +129,10 @@ def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
                     file[name][place] = rng.random(shape, np.float32)
     settings = {"train": {"epochs": int(epochs), "precision": precision}}
     params = changed(profile(), settings, "benchmarks.costs")
-    work = folder / f"train-{precision}-{epochs}"
-    before = cpu_seconds()
-    train_one(Job("seed-0", 0, None), store, work, params, choose_device(), 0, Team())
-    return {"cpu": (cpu_seconds() - before) / len(rows), "megabytes": peak_megabytes()}
+    work, device = folder / f"train-{precision}-{epochs}", choose_device()
+    before = spent(device)
+    train_one(Job("seed-0", 0, None), store, work, params, device, 0, Team())
+    return {"seconds": (spent(device) - before) / len(rows), "megabytes": peak_megabytes()}
 
 
 def lists(folder: Path, count: str) -> dict[str, float]:
@@ -154,23 +165,25 @@ def profile() -> Params:
         return load_params(Path(root))
 
 
-def table(seconds: dict[str, float], size: dict[str, float], lists: dict[str, float]) -> Any:
-    """seconds and size (bytes): of a clip; lists: MB, of all clips."""
-    rows = []
-    for name, clips in SIZES.items():
-        hours = {what: clips * one / 3600 for what, one in seconds.items()}
-        to_features = (hours["decode"] + hours["extract in float32"]) / CORES
-        rows.append(
-            {
-                "clips": f"{clips:,} ({name})",
-                **{f"{what}, CPU h": taken for what, taken in hours.items()},
-                **{f"{what}, GB": clips * one / 1e9 for what, one in size.items()},
-                "lists in memory, GB": lists[name] / 1e3,
-                f"to features on {CORES} cores, h": to_features,
-                f"on {MACHINES} such machines, h": to_features / MACHINES,
-            }
-        )
-    return pd.DataFrame(rows).set_index("clips").T
+def table(seconds: dict[str, float], size: dict[str, float], held: dict[str, float]) -> Any:
+    """seconds and size (bytes): of a clip; held: MB of lists, of all clips."""
+    decoding, encoding = seconds["decode, CPU"], seconds[f"extract in float32, {UNIT}"]
+    hours = (decoding / CORES + encoding / (CORES if UNIT == "CPU" else 1)) / 3600
+    machine = f"{CORES} cores" if UNIT == "CPU" else f"{CORES} cores and a GPU"
+    clip = {
+        **{f"{what} h": one / 3600 for what, one in seconds.items()},
+        **{f"{what}, GB": one / 1e9 for what, one in size.items()},
+        f"decode and extract on {machine}, h": hours,
+        f"on {MACHINES} such machines, h": hours / MACHINES,
+    }
+    columns = {
+        f"{clips:,} ({name})": {
+            **{what: clips * one for what, one in clip.items()},
+            "lists in memory, GB": held[name] / 1e3,
+        }
+        for name, clips in SIZES.items()
+    }
+    return pd.DataFrame(columns).map(lambda x: f"{x:,.0f}" if x >= 10 else f"{x:.2g}")
 
 
 def main() -> None:
@@ -206,20 +219,22 @@ def main() -> None:
             write_lists(Path(temporary) / str(clips), clips)
             held[name] = measured("lists", clips)["megabytes"]
     tuning, training = settings.finetune.epochs, settings.train.epochs
-    seconds = {"decode": decoded["cpu"]}
-    seconds[f"finetune, {tuning} epochs"] = maps["cpu"] + tuning * (tuned["cpu"] - maps["cpu"])
+    seconds = {"decode, CPU": decoded["cpu"]}
+    seconds[f"finetune, {tuning} epochs, {UNIT}"] = maps["seconds"] + tuning * (
+        tuned["seconds"] - maps["seconds"]
+    )
     for precision, found in zip(precisions, extracted, strict=True):
-        seconds[f"extract in {precision}"] = found["cpu"]
+        seconds[f"extract in {precision}, {UNIT}"] = found["seconds"]
     for precision, one, three in zip(precisions, once, thrice, strict=True):
-        epoch = (three["cpu"] - one["cpu"]) / 2
-        seconds[f"train in {precision}, a seed, {training} epochs"] = training * epoch
+        epoch = (three["seconds"] - one["seconds"]) / 2
+        seconds[f"train in {precision}, a seed, {training} epochs, {UNIT}"] = training * epoch
     features = float(sum(2 * np.prod(shape) for shape in SHAPES))  # float16
     size = {"clips": decoded["bytes"], "features": features}
-    print(table(seconds, size, held).to_markdown(floatfmt=",.2g"))
+    print(table(seconds, size, held).to_markdown(disable_numparse=True, stralign="right"))
     peaks = {"finetune": tuned, "extract": extracted[0], "train": thrice[0]}
     report(
         [
-            *(figure(what, "CPU s a clip", one) for what, one in seconds.items()),
+            *(figure(what, "s a clip", one) for what, one in seconds.items()),
             *(figure(f"{what} on disk", "MB a clip", one / 1e6) for what, one in size.items()),
             *(figure(f"{w}: peak memory", "MB", one["megabytes"]) for w, one in peaks.items()),
             *(figure(f"lists, {name}", "MB", megabytes) for name, megabytes in held.items()),
