@@ -12,7 +12,7 @@ import pandas as pd
 from cace.annotations import SPLITS, Annotations, read_annotations
 from cace.clips import MediaFile, decode_clips
 from cace.media import FORMATS
-from cace.sources.folder import CONTAINERS, differences, find_clips, index_of
+from cace.sources.folder import clip_files, differences, find_clips, index_of, label_files
 
 # Enough to meet whatever is damaged: every frame is decoded, few are kept.
 SMALL: dict[str, Any] = {
@@ -59,7 +59,8 @@ def check_folder(
     refused = clips[~clips["usable"]]
     problems = [f"{row.id}: {row.reason}" for row in refused.itertuples()]
     if index["id"].isin(list(found)).any():
-        problems += [f"{line} since it was indexed" for line in differences(index, index_of(found))]
+        now = index_of({**found, **label_files(folder)})
+        problems += [f"{line} since it was indexed" for line in differences(index, now)]
     padded = clips[clips["padded"]]
     remarks = [
         f"{row.id}: padded, with {row.picture_seconds:.2f} s of picture and "
@@ -68,8 +69,8 @@ def check_folder(
     ]
     remarks += [
         f"{path.name}: not annotated, left alone"
-        for path in sorted((folder / "AVE").iterdir())
-        if path.suffix in CONTAINERS and path not in found.values()
+        for path in clip_files(folder)
+        if path not in found.values()
     ]
     return Checked(clips, _summary(annotations, clips), problems, remarks)
 

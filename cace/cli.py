@@ -161,9 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     index = commands.add_parser(
         "index",
         help="note a folder's clips, so that the pipeline notices when they change",
-        description="Writes data/index.csv: id, file, size and hash of every annotated clip of a "
-        "folder in the AVE layout. The pipeline depends on it: after a change of the folder, index "
-        "it again, and `dvc repro` takes the clips anew.",
+        description="Writes data/index.csv: size and hash of every annotated clip, and of the "
+        "files with the rows, of a folder in the AVE layout. The pipeline depends on it: after a "
+        "change of the folder, index it again, and `dvc repro` takes it anew.",
     )
     index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
     index.set_defaults(command=_index)
@@ -330,14 +330,24 @@ def _doctor(_: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from cace.annotations import read_annotations
-    from cace.sources.folder import INDEX, differences, find_clips, index_of, read_index
+    from cace.sources.folder import (
+        INDEX,
+        differences,
+        find_clips,
+        index_of,
+        label_files,
+        read_index,
+    )
 
     annotations = read_annotations(options.folder)
     clips = find_clips(options.folder, annotations)
-    index = index_of(clips)
+    index = index_of({**clips, **label_files(options.folder)})
     changed = differences(read_index(INDEX), index) if INDEX.exists() else []
     write_atomically(INDEX, index.to_csv(index=False))
-    print(f"{INDEX}: {len(index)} clips, {len(changed)} of them new, gone or changed")
+    print(
+        f"{INDEX}: {len(clips)} clips and {len(index) - len(clips)} files of rows, {len(changed)} "
+        f"of them new, gone or changed"
+    )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
     print(f"`git add {INDEX}` keeps it")

@@ -19,7 +19,7 @@ from cace.annotations import read_annotations
 from cace.downloads import WEIGHTS, downloads_folder
 from cace.errors import UserError
 from cace.params import Params, load_params
-from cace.sources.folder import INDEX, find_clips, read_index
+from cace.sources.folder import INDEX, find_clips, label_files, read_index
 from cace.workspace import workers, workspace_root
 
 ENOUGH_BYTES = 2e9  # free; mini takes a third of it
@@ -158,7 +158,8 @@ def _folder(params: Params) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("data.path", str(folder), str(error))
         return
-    sizes = pd.Series({id_: path.stat().st_size for id_, path in clips.items()}, dtype=int)
+    files = {**clips, **label_files(folder)}
+    sizes = pd.Series({id_: path.stat().st_size for id_, path in files.items()}, dtype=int)
     same = index.set_index("id")["bytes"].astype(int).sort_index().equals(sizes.sort_index())
     yield Finding(
         "data.path",

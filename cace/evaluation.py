@@ -162,8 +162,15 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _interval(test: Split, runs: dict[int, Run], threshold: float) -> tuple[float, float]:
-    """Bootstrap interval of the test accuracy: what other clips of this kind might have given."""
+def _interval(
+    test: Split, runs: dict[int, Run], threshold: float
+) -> tuple[float, float] | tuple[None, None]:
+    """Bootstrap interval of the test accuracy: what other clips of this kind might have given.
+
+    One clip says nothing of others.
+    """
+    if len(test) < 2:
+        return None, None
     right = [_predicted(test, run.predictions, threshold) == test.labels for run in runs.values()]
     per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
     resampled = scipy.stats.bootstrap(

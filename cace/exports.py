@@ -130,7 +130,7 @@ class Writer:
         )
 
     def _truth(self, id_: str) -> list[TimedEvent] | None:
-        if self.truth is None:
+        if self.truth is None or all(line.id != id_ for line in self.truth):
             return None
         return [
             TimedEvent(line.category, float(line.start), float(line.end), 1.0)

@@ -115,6 +115,13 @@ class DecodeParams(Section):
     deadline_seconds: Positive
     max_bad_fraction: Share
 
+    @field_validator("crop")
+    @classmethod
+    def _lies_in_the_frame(cls, crop: int, info: ValidationInfo) -> int:
+        if crop > (short_side := info.data.get("short_side", crop)):
+            raise ValueError(f"expected at most short_side ({short_side})")
+        return crop
+
 
 class EncodersParams(Section):
     """Pretrained networks: `weights` is a name, a path, or none."""

@@ -95,7 +95,8 @@ def finish(media: Path, params: Params) -> None:
     clips = folder.find_clips(media, annotations)
     listed = manifest(media, [{"id": i, "file": f"AVE/{f.name}"} for i, f in clips.items()])
     if params.data.source == "folder":
-        folder.expect_as_indexed(listed)
+        rows = folder.index_of(folder.label_files(media))
+        folder.expect_as_indexed(pd.concat([listed, rows], ignore_index=True))
     publish_with(listed, media)
 
 

@@ -72,23 +72,23 @@ def finetune_encoder(encoders: EncodersParams, settings: FinetuneParams, team: T
             device=device,
             team=team,
         )
-    if not team.leads:
-        return
-    content = {
-        "name": encoders.visual,
-        "weights": encoders.visual_weights,
-        "pretrained_sha256": pretrained,
-        "finetune": settings.model_dump(),
-        "state_dict": {name: tensor.cpu() for name, tensor in encoder.state_dict().items()},
-    }
-    save(ENCODER, content)
-    write_atomically(CURVE, pd.DataFrame(curve).to_csv(index=False))
-    recalls = {
-        when: {"recall_at_1": epoch.recall_at_1, "recall_at_5": epoch.recall_at_5}
-        for when, epoch in (("before", curve[0]), ("after", curve[-1]))
-    }
-    counts = {"train_clips": len(train), "val_clips": len(val)}
-    write_json(METRICS, {"finetune": {**recalls, **counts}})
+        if not team.leads:
+            return
+        content = {
+            "name": encoders.visual,
+            "weights": encoders.visual_weights,
+            "pretrained_sha256": pretrained,
+            "finetune": settings.model_dump(),
+            "state_dict": {name: tensor.cpu() for name, tensor in encoder.state_dict().items()},
+        }
+        save(ENCODER, content)
+        write_atomically(CURVE, pd.DataFrame(curve).to_csv(index=False))
+        recalls = {
+            when: {"recall_at_1": epoch.recall_at_1, "recall_at_5": epoch.recall_at_5}
+            for when, epoch in (("before", curve[0]), ("after", curve[-1]))
+        }
+        counts = {"train_clips": len(train), "val_clips": len(val)}
+        write_json(METRICS, {"finetune": {**recalls, **counts}})
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

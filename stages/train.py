@@ -44,21 +44,21 @@ def main() -> None:
             for folder, curve in (("curves", one.curve), ("test_curves", one.test_curve)):
                 table = pd.DataFrame(curve).to_csv(index=False)
                 write_atomically(work / folder / f"seed-{seed}.csv", table)
+        on_val = {name: pd.DataFrame(one.curve)["val_accuracy"] for name, one in fitted.items()}
+        accuracy = pd.Series([on_val[f"seed-{seed}"].max() for seed in seeds])
+        write_json(
+            Path("metrics/train.json"),
+            {
+                "val": {
+                    "accuracy": float(accuracy.mean()),
+                    "accuracy_std": float(accuracy.std()) if len(seeds) > 1 else None,
+                },
+                "best_epoch": {name: int(values.argmax()) for name, values in on_val.items()},
+            },
+        )
         publish(work / "curves", Path("metrics/curves"))
         publish(work / "test_curves", Path("metrics/test_curves"))
         publish(work / "localizer", Path("data/models/localizer"))
-    on_val = {name: pd.DataFrame(one.curve)["val_accuracy"] for name, one in fitted.items()}
-    accuracy = pd.Series([on_val[f"seed-{seed}"].max() for seed in seeds])
-    write_json(
-        Path("metrics/train.json"),
-        {
-            "val": {
-                "accuracy": float(accuracy.mean()),
-                "accuracy_std": float(accuracy.std()) if len(seeds) > 1 else None,
-            },
-            "best_epoch": {name: int(values.argmax()) for name, values in on_val.items()},
-        },
-    )
 
 
 def train_all(

@@ -56,6 +56,18 @@ def test_a_folder_that_cannot_be_written_is_named_and_keeps_what_it_has(project)
 
 
 @pytest.mark.slow
+def test_fine_tuning_that_cannot_write_its_result_keeps_its_state(project):
+    models = project.folder / "data/models"
+    models.chmod(0o555)
+    try:
+        printed = project.run(*as_plain_user("python", "-m", "stages.finetune"), fails=True)
+    finally:
+        models.chmod(0o755)
+    assert "finetune: sounds" in printed and "Permission denied" in printed
+    assert "finetune: sounds" not in project.run("python", "-m", "stages.finetune")
+
+
+@pytest.mark.slow
 def test_a_cache_without_room_takes_nothing_wrong_and_the_rest_later(tmp_path):
     project = Project(tmp_path / "cace")
     (project.folder / ".dvc/cache").mkdir()

@@ -158,6 +158,16 @@ def test_truth_is_taken_from_the_rows_of_the_file_s_name(tmp_path):
     assert "A dog" not in page.read_text()
 
 
+def test_a_video_without_a_row_has_no_truth_rather_than_an_empty_one(tmp_path):
+    (tmp_path / "Annotations.txt").write_text("A dog&b&good&0&10\n")
+    file = video(tmp_path / "a.mp4")
+    pages = []
+    for name, truth in (("with", tmp_path), ("without", None)):
+        writer = Writer(tmp_path / name, ["html"], [file], truth=truth)
+        pages.append(writer.write(timeline(file), [], 0.5)[0].read_text())
+    assert pages[0] == pages[1]
+
+
 def test_a_folder_gives_its_videos_each_once(tmp_path):
     for name in ("b.MKV", "a.mp4", "notes.txt", "deep/c.webm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

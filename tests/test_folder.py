@@ -12,7 +12,7 @@ from cace.sources.folder import INDEX
 from stages import download
 
 ROOT = Path(__file__).parent.parent
-CLIPS = ("one.mp4", "two.mkv", "three.webm", "-four.mov", "five.avi")
+CLIPS = ("one.mp4", "two.mkv", "three.webm", "-four.MOV", "five.avi")  # cameras write capitals
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_clips_of_all_containers_are_taken_as_they_are(project):
 
 def test_a_folder_that_is_as_indexed_is_taken(project, capsys):
     main(["index", str(project)])
-    assert "data/index.csv: 5 clips, 5 of them new" in capsys.readouterr().out
+    assert "data/index.csv: 5 clips and 1 files of rows, 6 of them new" in capsys.readouterr().out
     download.main()
     assert "not indexed" not in capsys.readouterr().out
 
@@ -56,12 +56,21 @@ def test_without_an_index_the_user_is_told_of_it(project, capsys):
     assert "this folder is not indexed" in capsys.readouterr().out
 
 
+ROWS = "Annotations.txt: changed"
+
+
+def edit(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda clips: (clips / "AVE/one.mp4").write_text("x"), "one: changed"),
         (lambda clips: (clips / "AVE/one.mp4").unlink(), "one: gone"),
         (lambda clips: shutil.copy(clips / "AVE/one.mp4", clips / "AVE/six.mp4"), "six: added"),
+        (lambda clips: edit(clips / "Annotations.txt", "five&good&0", "five&good&1"), ROWS),
+        (lambda clips: edit(clips / "Annotations.txt", "Bark&five", "Flute&five"), ROWS),
     ],
 )
 def test_a_change_after_indexing_is_named(project, change, message):

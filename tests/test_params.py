@@ -60,6 +60,7 @@ def test_settings_cannot_change_after_loading():
             "data.source: expected one of ave, folder, mini, released",
         ),
         ("data.archive=a.zip", "params.yaml", "data.archive: expected .* source ave .*got 'a.zip'"),
+        ("decode.crop=128", "profiles/mini.yaml", r"decode.crop: .*short_side \(116\), got 128"),
         ("decode.fps=none", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: .*got 'none'"),
         ("+train.beta=1", "profiles/mini.yaml", "profiles/mini.yaml, train.beta: no such key"),
         ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cace import checkpoints, splits, training
+from cace.annotations import Annotations
 from cace.errors import UserError
 from cace.evaluation import evaluate_runs
 from cace.features import FeatureStore
@@ -21,7 +22,7 @@ from cace.training import (
     fit,
     train_one_epoch,
 )
-from tests.stores import write_feature_store
+from tests.stores import annotations, write_feature_store
 
 CPU = torch.device("cpu")
 DESIGN = Design(
@@ -355,6 +356,14 @@ def test_the_interval_is_that_of_a_mean_over_clips(store, models):
     test = result.metrics["test"]
     assert test["accuracy_low"] <= test["accuracy"] <= test["accuracy_high"]
     assert test["accuracy_high"] - test["accuracy_low"] == pytest.approx(2 * spread, rel=0.25)
+
+
+def test_one_test_clip_gives_no_interval(models, tmp_path):
+    rows = [row for row in annotations().rows if row.split != "test" or row.id == "test000"]
+    data = Annotations(annotations().categories, tuple(rows))
+    few = FeatureStore(write_feature_store(tmp_path / "f.h5", data))
+    test = evaluate(few, models).metrics["test"]
+    assert (test["accuracy_low"], test["accuracy_high"]) == (None, None)
 
 
 def test_a_model_of_other_features_is_refused(models, tmp_path):

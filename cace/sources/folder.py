@@ -21,11 +21,11 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
 
     Raises: UserError where no clip at all is there.
     """
+    files = {(path.stem, path.suffix.lower()): path for path in clip_files(folder)}
     found = {}
     for id_ in annotations.ids:
-        candidates = (folder / "AVE" / f"{id_}{ending}" for ending in CONTAINERS)
-        if (path := next((c for c in candidates if c.is_file()), None)) is not None:
-            found[id_] = path
+        if ending := next((e for e in CONTAINERS if (id_, e) in files), None):
+            found[id_] = files[id_, ending]
     if not found:
         raise UserError(
             f"{folder / 'AVE'}: expected the annotated clips as <id>.mp4 (or "
@@ -34,25 +34,36 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
     return found
 
 
+def clip_files(folder: Path) -> list[Path]:
+    """All files under `folder/AVE` that may be clips, annotated or not."""
+    everything = sorted((folder / "AVE").iterdir()) if (folder / "AVE").is_dir() else []
+    return [path for path in everything if path.suffix.lower() in CONTAINERS and path.is_file()]
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """The files that hold rows, by name, those of them that are there."""
+    names = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
+    return {name: folder / name for name in names if (folder / name).exists()}
+
+
 def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
     """Copies annotation files and clips that are not there yet.
 
     Never a hard link: DVC makes its files read-only.
     """
     (into / "AVE").mkdir(parents=True, exist_ok=True)
-    for name in ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS)):
-        if (folder / name).exists():
-            copy_file(folder / name, into / name)
+    for name, path in label_files(folder).items():
+        copy_file(path, into / name)
     for path in progress(clips.values(), "download: clips taken"):
         if not (into / "AVE" / path.name).exists():
             copy_file(path, into / "AVE" / path.name)
 
 
-def index_of(clips: dict[str, Path]) -> pd.DataFrame:
-    """Id, file name, size and hash of each clip, sorted by id."""
+def index_of(files: dict[str, Path]) -> pd.DataFrame:
+    """Id, file name, size and hash of each clip, or file of rows, sorted by id."""
     entries = [
         {"id": id_, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        for id_, path in progress(sorted(clips.items()), "hashes")
+        for id_, path in progress(sorted(files.items()), "hashes")
     ]
     return pd.DataFrame(entries, columns=INDEX_COLUMNS)
 
@@ -82,7 +93,7 @@ def differences(indexed: pd.DataFrame, found: pd.DataFrame) -> list[str]:
 
 
 def expect_as_indexed(found: pd.DataFrame) -> None:
-    """Compares the clips with the index, where there is one.
+    """Compares clips and files of rows with the index, where there is one.
 
     Raises: UserError that lists what was added, is gone, or has changed.
     """
@@ -92,7 +103,7 @@ def expect_as_indexed(found: pd.DataFrame) -> None:
     elif changed := differences(index, found):
         raise UserError(
             f"data.path: the folder has changed since it was indexed in {INDEX}:{listed(changed)}\n"
-            f"Run `cace index FOLDER`, or put the clips back"
+            f"Run `cace index FOLDER`, or put back what was there"
         )
 
 
