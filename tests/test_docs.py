@@ -10,8 +10,10 @@ from tests.project import ROOT
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # Where these need the network, they end in the message that says what to get, and from where.
 OFFLINE = {
-    "dvc exp run -S data.source=ave": "AVE_Dataset.zip",
-    "dvc exp run -S data.source=released -S data.path=/path/to/files": "visual_feature.h5",
+    "dvc exp run --temp -n ave -S data.source=ave": "AVE_Dataset.zip",
+    "dvc exp run --temp -n released -S data.source=released -S data.path=/path/to/files": (
+        "visual_feature.h5"
+    ),
 }
 TOO_LONG = {"dvc repro ablations/dvc.yaml"}  # 17 trainings: test_experiments.py runs one of them
 
