@@ -9,7 +9,7 @@ import numpy as np
 
 from cace.annotations import SPLITS, known_categories, read_annotations, save_annotations
 from cace.clips import decode_clips, media_files
-from cace.errors import UserError, run
+from cace.errors import UserError, listed, run
 from cace.params import DecodeParams, load_params
 from cace.published import read_published
 from cace.workspace import expect_file, publish, scratch, sha256, workers, write_json
@@ -42,16 +42,16 @@ def decode(
             files, annotations, clips, **settings, workers=workers(), engine=engine
         )
         bad = index[~index["usable"]]
-        reasons = "\n  ".join(f"{row.id}: {row.reason}" for row in bad.head(20).itertuples())
+        reasons = listed([f"{row.id}: {row.reason}" for row in bad.itertuples()])
         if len(bad) > params.max_bad_fraction * len(index):
             raise UserError(
                 f"decode: {len(bad)} of {len(index)} clips cannot be used, and "
-                f"decode.max_bad_fraction allows a share of {params.max_bad_fraction:g}:\n"
-                f"  {reasons}\n"
-                f"Mend or remove them, or allow more; what is decoded is kept for the next run"
+                f"decode.max_bad_fraction allows a share of {params.max_bad_fraction:g}:{reasons}\n"
+                f"{clips / 'clips.csv'} holds them all. Mend or remove them, or allow more, which "
+                f"goes on with what is decoded"
             )
         if len(bad):
-            print(f"decode: left out {len(bad)} of {len(index)} clips:\n  {reasons}")
+            print(f"decode: left out {len(bad)} of {len(index)} clips:{reasons}")
         counts = {
             "clips": len(index),
             "used": len(index) - len(bad),
