@@ -26,7 +26,7 @@ lint: .venv/.installed
 	ruff check .
 	mypy
 
-clean:  ## removes what stages wrote; sources, settings, metrics, downloads and .venv stay
+clean:  ## removes what stages wrote, DVC's cache for all branches too; sources, settings, metrics, downloads and .venv stay
 	rm -rf $(filter-out .work/downloads,$(wildcard .work/*)) data/media data/clips data/models data/features.h5 data/predictions data/ablations .dvc/cache .dvc/tmp
 
 .dvc/offline.html: .venv/.installed  # without it, DVC's page of plots needs a network

@@ -74,7 +74,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "disk",
         f"{free / 1e9:.1f} GB free",
-        "free some: `make clean` removes what stages wrote, `dvc gc -w --all-branches` old caches"
+        "free some: `dvc gc -w --all-branches` removes old caches, `make clean` all that stages "
+        "wrote, for every branch"
         if short
         else "",
     )
