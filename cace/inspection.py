@@ -45,6 +45,8 @@ def inspect_clip(id_: str, clips: ClipStore, predictions: Path, into: Path) -> I
     frames, sound = clips.frames(id_), clips.sound(id_)
     names = [*annotations.categories, "background"]
     rows = [i for i, row in enumerate(annotations.rows) if row.id == id_]
+    # Predictions are of test rows; in AVE some clips stand in two rows, with another label each.
+    rows.sort(key=lambda row: annotations.rows[row].split != "test")
     labels = [[names[k] for k in segment_labels(annotations)[row]] for row in rows]
     predicted = _predictions(predictions, id_)
     title = "; ".join(_describe(annotations.rows[row], names) for row in rows)
