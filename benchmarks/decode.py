@@ -100,7 +100,11 @@ def main():
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one-way", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--stage", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.stage:
+        print(json.dumps(stage(options.stage, workers())))
+        return
     if options.one_way:
         one_way(options.one_way[0], Path(options.one_way[1]))
         return
