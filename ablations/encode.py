@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from cace.encoders.visual import visual_encoder
-from cace.errors import run
-from cace.params import Params, load_params
-from cace.workspace import write_atomically
+from cace.system.errors import run
+from cace.settings import Params, load_params
+from cace.system.files import write_atomically
 from stages.extract import encode
 
 

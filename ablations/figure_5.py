@@ -4,16 +4,16 @@ from pathlib import Path
 
 import yaml
 
-from cace.clips import ClipStore
-from cace.device import choose_device
-from cace.evaluation import attend, load_for, prediction_table
-from cace.features import FeatureStore
-from cace.params import load_params
-from cace.report.guidance import guidance_page, most_disputed
+from cace.media.store import ClipStore
+from cace.system.device import choose_device
+from cace.evaluation.protocols import attend, load_for, prediction_table
+from cace.features.store import FeatureStore
+from cace.settings import load_params
+from ablations.guidance import guidance_page, most_disputed
 from cace.report.timelines import show_clips
-from cace.splits import Split
-from cace.training import evaluate
-from cace.workspace import expect_file
+from cace.features.batches import Split
+from cace.training.loop import evaluate
+from cace.system.files import expect_file
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it
 

@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.decode import STORED
 from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, render, report
-from cace.annotations import (
+from cace.data.annotations import (
     AVE_CATEGORIES,
     Annotations,
     Row,
@@ -29,16 +29,16 @@ from cace.annotations import (
     save_annotations,
     segment_labels,
 )
-from cace.clips import ClipStore, decode_clips, media_files
-from cace.device import choose_device
+from cace.media.store import ClipStore, decode_clips, media_files
+from cace.system.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
-from cace.extraction import Decoded, Encoding
-from cace.features import create_store
-from cace.finetuning import finetune
-from cace.params import Params, changed, load_params
-from cace.team import Team
-from cace.workspace import workers, write_json
+from cace.extraction.encode import Decoded, Encoding
+from cace.features.store import create_store
+from cace.finetuning.contrast import finetune
+from cace.settings import Params, changed, load_params
+from cace.finetuning.processes import Team
+from cace.system.files import workers, write_json
 from stages.train import Job, train_one
 
 SIZES = {"AVE": 4_143, "VGGSound-AVEL": 100_000, "AudioSet": 2_000_000}

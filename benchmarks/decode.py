@@ -24,8 +24,8 @@ from benchmarks.measuring import (
     report,
     timed,
 )
-from cace.media import SAMPLE_RATE, decode_clip
-from cace.workspace import workers
+from cace.media.decode import SAMPLE_RATE, decode_clip
+from cace.system.files import workers
 
 FRAMES, FPS, SHORT_SIDE, CROP = 160, 16, 232, 224
 STORED: Any = {"fps": FPS, "short_side": SHORT_SIDE, "crop": CROP, "jpeg_quality": 95}
@@ -69,8 +69,8 @@ def one_way(way, folder):
 
 def stage(folder, count):
     """The stage as a whole, with `count` processes: seconds a clip, and those of its main one."""
-    from cace.annotations import read_annotations
-    from cace.clips import decode_clips, media_files
+    from cace.data.annotations import read_annotations
+    from cace.media.store import decode_clips, media_files
 
     annotations = read_annotations(folder, None)
     files = media_files(folder, annotations) * 4

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cace.workspace import workers
+from cace.system.files import workers
 
 
 def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:
@@ -60,7 +60,7 @@ def timed(job: Callable[[], Any], clips: int) -> dict[str, float]:
 
 def render(folder: Path, clips: int, width: int, height: int, fps: int) -> None:
     """Clips of source mini, of any size, with their manifest."""
-    from cace.sources import mini  # here: a process that only decodes is measured without it
+    from cace.data.sources import mini  # here: a process that only decodes is measured without it
 
     mini.render(folder, clips=clips, seed=0, width=width, height=height, fps=fps, workers=workers())
     files = [f"{path.stem},AVE/{path.name}\n" for path in (folder / "AVE").iterdir()]

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from cace import __version__
-from cace.annotations import SPLITS
-from cace.errors import UserError, listed, run
-from cace.params import Guidance
-from cace.workspace import workers, write_atomically
+from cace.data.annotations import SPLITS
+from cace.system.errors import UserError, listed, run
+from cace.settings import Guidance
+from cace.system.files import workers, write_atomically
 
 if TYPE_CHECKING:
-    from cace.checkpoints import PublishedSettings
+    from cace.localizers.checkpoints import PublishedSettings
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -243,8 +243,8 @@ def _formats(text: str) -> list[str]:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from cace.exports import Writer, shown, videos
-    from cace.inference import load
+    from cace.inference.exports import Writer, shown, videos
+    from cace.inference.localize import load
 
     files = videos(options.video)
     writer = options.out and Writer(
@@ -281,8 +281,8 @@ def _localize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from cace.clips import ClipStore
-    from cace.inspection import inspect_clip
+    from cace.media.store import ClipStore
+    from cace.tools.inspect import inspect_clip
 
     clips = ClipStore(Path("data/clips"))
     for id_ in options.id:
@@ -294,8 +294,8 @@ def _inspect(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
-    from cace.checking import check_folder
-    from cace.sources.folder import INDEX, INDEX_COLUMNS, read_index
+    from cace.tools.check import check_folder
+    from cace.data.sources.folder import INDEX, INDEX_COLUMNS, read_index
 
     checked = check_folder(
         options.folder,
@@ -317,7 +317,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _doctor(_: argparse.Namespace) -> None:
-    from cace.doctor import examine
+    from cace.tools.doctor import examine
 
     findings = examine()
     for finding in findings:
@@ -329,8 +329,8 @@ def _doctor(_: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from cace.annotations import read_annotations
-    from cace.sources.folder import (
+    from cace.data.annotations import read_annotations
+    from cace.data.sources.folder import (
         INDEX,
         differences,
         find_clips,
@@ -354,17 +354,17 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _plots(_: argparse.Namespace) -> None:
-    from cace.plots import make_plots_offline
+    from cace.tools.offline_plots import make_plots_offline
 
     print(f"{make_plots_offline()}: `dvc plots show` uses it from now on")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cace.device import choose_device
-    from cace.evaluation import load_for
-    from cace.features import FeatureStore
-    from cace.splits import Split
-    from cace.training import evaluate
+    from cace.system.device import choose_device
+    from cace.evaluation.protocols import load_for
+    from cace.features.store import FeatureStore
+    from cace.features.batches import Split
+    from cace.training.loop import evaluate
 
     split = Split(FeatureStore(options.features), options.split, choose_device())
     localizer = load_for(split, options.checkpoint, **_published_settings(options))

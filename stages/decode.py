@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cace.annotations import SPLITS, known_categories, read_annotations, save_annotations
-from cace.clips import decode_clips, media_files
-from cace.errors import UserError, listed, run
-from cace.params import DecodeParams, load_params
-from cace.published import read_published
-from cace.workspace import expect_file, publish, scratch, sha256, workers, write_json
+from cace.data.annotations import SPLITS, known_categories, read_annotations, save_annotations
+from cace.media.store import decode_clips, media_files
+from cace.system.errors import UserError, listed, run
+from cace.settings import DecodeParams, load_params
+from cace.data.sources.released_labels import read_published
+from cace.system.files import expect_file, publish, scratch, sha256, workers, write_json
 
 MEDIA, CLIPS, METRICS = Path("data/media"), Path("data/clips"), Path("metrics/decode.json")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from cace.annotations import known_categories, read_annotations
-from cace.downloads import WEIGHTS, fetch
-from cace.errors import UserError, run
-from cace.params import Params, load_params
-from cace.sources import ave, folder, mini, released
-from cace.workspace import (
+from cace.data.annotations import known_categories, read_annotations
+from cace.data.downloads import WEIGHTS, fetch
+from cace.system.errors import UserError, run
+from cace.settings import Params, load_params
+from cace.data.sources import ave, folder, mini, released
+from cace.system.files import (
     progress,
     publish,
     scratch,

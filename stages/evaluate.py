@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from cace.clips import ClipStore
-from cace.device import choose_device
-from cace.errors import run
-from cace.evaluation import evaluate_runs
-from cace.features import FeatureStore
-from cace.params import load_params
+from cace.media.store import ClipStore
+from cace.system.device import choose_device
+from cace.system.errors import run
+from cace.evaluation.protocols import evaluate_runs
+from cace.features.store import FeatureStore
+from cace.settings import load_params
 from cace.report.run import run_page
-from cace.splits import Split
-from cace.workspace import write_atomically, write_json
+from cace.features.batches import Split
+from cace.system.files import write_atomically, write_json
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it
 MODELS = Path("data/models/localizer")

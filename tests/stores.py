@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cace.annotations import Annotations, Row, segment_labels
+from cace.data.annotations import Annotations, Row, segment_labels
 
 CATEGORIES = ("Bark", "Flute", "Truck")
 

@@ -8,7 +8,7 @@ import yaml
 from ablations import tables
 from ablations.tables import TABLES, Row
 from ablations.train import settings
-from cace.errors import UserError
+from cace.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CELLS = yaml.safe_load((ROOT / "ablations/params.yaml").read_text())["cells"]

@@ -1,6 +1,6 @@
 import pytest
 
-from cace.annotations import (
+from cace.data.annotations import (
     AVE_CATEGORIES,
     SPLITS,
     Annotations,
@@ -10,7 +10,7 @@ from cace.annotations import (
     save_annotations,
     segment_labels,
 )
-from cace.errors import UserError
+from cace.system.errors import UserError
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
 TRAIN = "Bark&aaa&good&2&9\nBark&bbb&good&0&10\n"

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from cace import checkpoints
-from cace.errors import UserError
-from cace.localizer import Localizer
+from cace.localizers import checkpoints
+from cace.system.errors import UserError
+from cace.localizers.cace_net import Localizer
 from tests import fill
 
 

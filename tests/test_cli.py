@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cace import cli
-from cace.annotations import AVE_CATEGORIES, Annotations, Row
+from cace.data.annotations import AVE_CATEGORIES, Annotations, Row
 from cace.cli import main
 from tests import fill
 from tests.stores import write_feature_store

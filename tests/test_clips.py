@@ -11,9 +11,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from cace.annotations import Annotations, Row
-from cace.clips import SHARD_CLIPS, ClipStore, decode_clips, media_files
-from cace.errors import UserError
+from cace.data.annotations import Annotations, Row
+from cace.media.store import SHARD_CLIPS, ClipStore, decode_clips, media_files
+from cace.system.errors import UserError
 from tests.kinds import KINDS
 from tests.videos import read_counter, tone, write_video
 
@@ -116,8 +116,8 @@ def test_a_clip_that_takes_its_process_down_is_refused_alone(stuck, tmp_path):
 
 
 def test_a_run_that_fails_does_not_wait_for_the_clips_on_their_way(stuck, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 1)
-    monkeypatch.setattr("cace.clips._write_shard", lambda *_: 1 / 0)
+    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.store._write_shard", lambda *_: 1 / 0)
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         decode_clips(*stuck, tmp_path, **HOW, workers=1)
@@ -166,8 +166,8 @@ def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
 
 
 def test_no_more_shards_are_open_than_a_system_allows(media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 1)
-    monkeypatch.setattr("cace.clips.OPEN_SHARDS", 2)
+    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.store.OPEN_SHARDS", 2)
     file = media_files(media, ANNOTATIONS)[0]
     names = [f"copy{k}" for k in range(4)]
     data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))

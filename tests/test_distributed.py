@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from cace.annotations import Annotations, Row
-from cace.clips import ClipStore, decode_clips, media_files
-from cace.distributed import on_cluster
+from cace.data.annotations import Annotations, Row
+from cace.media.store import ClipStore, decode_clips, media_files
+from cace.system.cluster import on_cluster
 from cace.encoders.audio import AudioEncoder, LogMelStatistics
 from cace.encoders.visual import VisualEncoder
-from cace.errors import UserError
-from cace.extraction import extract_features
-from cace.workspace import expect_file
+from cace.system.errors import UserError
+from cace.extraction.encode import extract_features
+from cace.system.files import expect_file
 from tests.videos import tone, write_video
 
 HOW = {
@@ -90,7 +90,7 @@ def same_files(ours: Path, theirs: Path) -> None:
 
 
 def test_decoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
     killed = []
 
     def kill_the_worker_that_waits():
@@ -121,8 +121,8 @@ def test_decoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp
 
 
 def test_encoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.clips.SHARD_CLIPS", 8)
-    monkeypatch.setattr("cace.extraction.JOURNAL_CLIPS", 1)
+    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 8)
+    monkeypatch.setattr("cace.extraction.encode.JOURNAL_CLIPS", 1)
     names = [f"clip{k}" for k in range(40)]
     pd.DataFrame({"id": names, "file": "video.mp4"}).to_csv(media / "manifest.csv", index=False)
     data = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in names))
@@ -153,7 +153,7 @@ def test_encoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp
         return (tmp_path / engine / "features.h5").read_bytes()
 
     local = extract("local")
-    monkeypatch.setattr("cace.extraction.progress", kill_a_worker_after_the_first)
+    monkeypatch.setattr("cace.extraction.encode.progress", kill_a_worker_after_the_first)
     assert extract("ray") == local
     assert killed and not killed[0].is_running()
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from cace import doctor
+from cace.tools import doctor
 from cace.cli import main
 from tests.project import Project
 

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cace import downloads
-from cace.downloads import RemoteFile, fetch
-from cace.errors import UserError
+from cace.data import downloads
+from cace.data.downloads import RemoteFile, fetch
+from cace.system.errors import UserError
 
 CONTENT = os.urandom(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

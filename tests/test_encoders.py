@@ -6,12 +6,12 @@ import pytest
 import torch
 import torchvision
 
-from cace import downloads
-from cace.downloads import RemoteFile
+from cace.data import downloads
+from cace.data.downloads import RemoteFile
 from cace.encoders import weights
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
-from cace.errors import UserError
+from cace.system.errors import UserError
 
 
 def frames(count=2, size=64, seed=0):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from cace.annotations import Annotations, Row, segment_labels
-from cace.clips import ClipStore
+from cace.data.annotations import Annotations, Row, segment_labels
+from cace.media.store import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.errors import UserError
-from cace.extraction import _read_ahead, extract_features
-from cace.features import FeatureStore, create_store
+from cace.system.errors import UserError
+from cace.extraction.encode import _read_ahead, extract_features
+from cace.features.store import FeatureStore, create_store
 
 ROWS = (
     Row("a", 0, 0, 4, "train"),

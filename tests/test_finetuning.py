@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cace import finetuning
-from cace.clips import ClipStore
+from cace.finetuning import contrast as finetuning
+from cace.media.store import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.errors import UserError
-from cace.finetuning import clip_pictures, finetune, info_nce, retrieval
-from cace.team import Team
+from cace.system.errors import UserError
+from cace.finetuning.contrast import clip_pictures, finetune, info_nce, retrieval
+from cace.finetuning.processes import Team
 
 
 def unit(rows, seed):

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cace import checkpoints
-from cace.localizer import Localizer
-from cace.losses import bece_loss, bece_per_view, loss_terms, total
+from cace.localizers import checkpoints
+from cace.localizers.cace_net import Localizer
+from cace.localizers.parts.losses import bece_loss, bece_per_view, loss_terms, total
 from tests import fill, reference
 
 OURS = {"Co-Guide": "both", "Audio-Guide": "audio", "Visual-Guide": "visual", "None": "none"}

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from cace.localizer import Localization
-from cace.losses import (
+from cace.localizers.cace_net import Localization
+from cace.localizers.parts.losses import (
     bece_floor,
     bece_loss,
     bece_per_view,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from cace.media import SAMPLE_RATE, SCALING, UnusableClipError, decode_clip
+from cace.media.decode import SAMPLE_RATE, SCALING, UnusableClipError, decode_clip
 from tests.kinds import KINDS, Kind, at_rate
 from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 
@@ -177,7 +177,7 @@ def test_ten_seconds_of_4k_take_less_than_a_gigabyte(tmp_path):
     program = """
 import re, sys
 from pathlib import Path
-from cace.media import decode_clip
+from cace.media.decode import decode_clip
 decode_clip(Path(sys.argv[1]), seconds=10, fps=16, short_side=232, crop=224)
 # Not getrusage: a process inherits the peak of the one that started it.
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cace.metrics import (
+from cace.evaluation.metrics import (
     always_background,
     clip_categories,
     events,

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from cace.annotations import AVE_CATEGORIES, SPLITS, read_annotations
-from cace.sources import mini
+from cace.data.annotations import AVE_CATEGORIES, SPLITS, read_annotations
+from cace.data.sources import mini
 
 TINY = {"seed": 3, "width": 32, "height": 32, "fps": 2}
 CLIPS = 36  # three of each category: one for each split
@@ -173,5 +173,5 @@ def test_the_object_leaves_the_picture_with_the_second():
 
 
 def test_importing_it_in_a_worker_loads_no_torch():
-    program = "import cace.sources.mini, sys; sys.exit('torch' in sys.modules)"
+    program = "import cace.data.sources.mini, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cace.cli import main
-from cace.errors import UserError
+from cace.system.errors import UserError
 from tests.project import Project
 from tests.test_kills import start, wait_for_an_epoch, written
 

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from cace.errors import UserError
-from cace.features import FeatureStore
-from cace.sources import released
-from cace.sources.released import FILES, ONLY_FOR_CHECKS, complete, find_files, take
+from cace.system.errors import UserError
+from cace.features.store import FeatureStore
+from cace.data.sources import released
+from cace.data.sources.released import FILES, ONLY_FOR_CHECKS, complete, find_files, take
 from tests.project import Project
 from tests.releases import write_release
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from cace import checkpoints
-from cace.annotations import Annotations, Row
-from cace.clips import ClipStore
-from cace.evaluation import attend, evaluate_runs, load_for
-from cace.features import FeatureStore
-from cace.metrics import Scores
-from cace.params import changed, load_params
+from cace.localizers import checkpoints
+from cace.data.annotations import Annotations, Row
+from cace.media.store import ClipStore
+from cace.evaluation.protocols import attend, evaluate_runs, load_for
+from cace.features.store import FeatureStore
+from cace.evaluation.metrics import Scores
+from cace.settings import changed, load_params
 from cace.report.curves import chart
-from cace.report.guidance import guidance_page, most_disputed
+from ablations.guidance import guidance_page, most_disputed
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
-from cace.splits import Split
-from cace.training import UNIMODAL, Design, build_localizer
+from cace.features.batches import Split
+from cace.training.loop import UNIMODAL, Design, build_localizer
 from tests.project import ROOT
 from tests.stores import write_feature_store
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cace.media import SAMPLE_RATE, UnusableClipError, decode_clip
-from cace.segments import decode_segments, probe
+from cace.media.decode import SAMPLE_RATE, UnusableClipError, decode_clip
+from cace.media.video import decode_segments, probe
 from tests.videos import (
     WRONG_KINDS,
     offset_and_level,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cace.team import Team
+from cace.finetuning.processes import Team
 from tests import together
 
 ROOT = Path(__file__).parent.parent

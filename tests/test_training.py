@@ -5,15 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from cace import checkpoints, splits, training
-from cace.annotations import Annotations
-from cace.errors import UserError
-from cace.evaluation import evaluate_runs
-from cace.features import FeatureStore
-from cace.losses import loss_terms
-from cace.splits import Clips, Split
-from cace.team import Team
-from cace.training import (
+from cace.localizers import checkpoints
+from cace.features import batches as splits
+from cace.training import loop as training
+from cace.data.annotations import Annotations
+from cace.system.errors import UserError
+from cace.evaluation.protocols import evaluate_runs
+from cace.features.store import FeatureStore
+from cace.localizers.parts.losses import loss_terms
+from cace.features.batches import Clips, Split
+from cace.finetuning.processes import Team
+from cace.training.loop import (
     UNIMODAL,
     Design,
     Objective,

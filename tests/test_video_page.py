@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cace.annotations import AVE_CATEGORIES
-from cace.report.video import video_page
-from cace.timeline import TimedEvent
+from cace.data.annotations import AVE_CATEGORIES
+from cace.inference.page import video_page
+from cace.inference.timeline import TimedEvent
 from tests.timelines import timeline
 from tests.videos import tone, write_video
 

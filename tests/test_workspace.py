@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cace.errors import UserError
-from cace.workspace import publish, scratch, workers, write_atomically, write_json
+from cace.system.errors import UserError
+from cace.system.files import publish, scratch, workers, write_atomically, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_the_number_of_workers_is_checked(monkeypatch):
 
 PARENT = """
 import os, sys, time
-from cace.workspace import worker_processes
+from cace.system.files import worker_processes
 if __name__ == "__main__":
     with worker_processes(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

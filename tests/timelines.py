@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cace.timeline import Decision, Timeline
+from cace.inference.timeline import Decision, Timeline
 
 
 def timeline(

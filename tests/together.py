@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 import torch
 
-from cace import training
-from cace.features import FeatureStore
-from cace.team import Team, assemble
-from cace.training import fit
+from cace.training import loop as training
+from cace.features.store import FeatureStore
+from cace.finetuning.processes import Team, assemble
+from cace.training.loop import fit
 from tests.stores import write_feature_store
 from tests.test_finetuning import finetune_colours
 from tests.test_training import CPU, DESIGN, OBJECTIVE

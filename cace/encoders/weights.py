@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cace.downloads import WEIGHTS, fetch
-from cace.errors import UserError
-from cace.workspace import sha256, workspace_root
+from cace.data.downloads import WEIGHTS, fetch
+from cace.system.errors import UserError
+from cace.system.files import sha256, workspace_root
 
 Weights = dict[str, Tensor]
 

@@ -5,13 +5,15 @@ from typing import Any
 import jinja2
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder. Text is escaped, also in `<script>` by `tojson`.
+def render(template: str, package: str = "cace.report", **values: Any) -> str:
+    """A page from a template. Text is escaped, also in `<script>` by `tojson`.
 
-    template: file name in `templates/`; all of them extend `page.html`.
+    template: file name in `templates/` of the package; all of them extend `page.html` of this one.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cace.report"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "cace.report"))]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

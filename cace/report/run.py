@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from cace.annotations import SEGMENTS
-from cace.clips import ClipStore
-from cace.evaluation import Evaluation, attend, load_for
-from cace.params import Params
+from cace.data.annotations import SEGMENTS
+from cace.media.store import ClipStore
+from cace.evaluation.protocols import Evaluation, attend, load_for
+from cace.settings import Params
 from cace.report import render
 from cace.report.curves import Chart, chart
 from cace.report.timelines import show_clips
-from cace.splits import Split
-from cace.workspace import expect_file
+from cace.features.batches import Split
+from cace.system.files import expect_file
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right
 TERMS = ("loss", "relevance", "category", "gate", "class_activation", "contrast")

@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cace.annotations import SEGMENTS
-from cace.clips import ClipStore
+from cace.data.annotations import SEGMENTS
+from cace.media.store import ClipStore
 
 SIDE = 128  # pixels of a shown frame, at most: a page with many of them stays small
 JPEG_QUALITY = 80

@@ -1,0 +1,250 @@
+"""Files from the network: taken where they lie already, else fetched, resumed and checked.
+
+All lie in one folder, which outlives a killed stage and a changed source: CACE_DATA, or
+`.work/downloads`. What has arrived of a file is `<name>.part` until it is whole and its hash right.
+"""
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+from filelock import FileLock
+from tqdm import tqdm
+
+from cace.system.errors import UserError, listed
+from cace.system.files import sha256, workspace_root
+
+PAUSES = (1.0, 4.0, 16.0)  # seconds before the next try; from the first again once data has come
+DRIVE = "https://drive.google.com/uc?export=download&id="
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two parts of an answer
+LONGEST_WAIT = 600  # seconds
+BLOCK = 1 << 16  # bytes
+
+
+class RemoteFile(NamedTuple):
+    """A file on the network."""
+
+    name: str
+    url: str
+    size: str  # as people say it
+    sha256: str = ""  # of the whole file, or how it begins; empty where nobody has published it
+
+    def __str__(self) -> str:
+        rest = "" if len(self.sha256) == 64 else "..."
+        known = f"sha256 {self.sha256}{rest}" if self.sha256 else "sha256 unknown"
+        return f"{self.name} ({self.size}, {known}): {self.url}"
+
+
+WEIGHTS = {  # of an encoder, by its name and the name of its weights
+    ("resnet50", "imagenet"): RemoteFile(
+        "resnet50-11ad3fa6.pth",
+        "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+        "97.8 MB",
+        "11ad3fa6",
+    ),
+    ("vgg19", "imagenet"): RemoteFile(
+        "vgg19-dcbb9e9d.pth",
+        "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        "548 MB",
+        "dcbb9e9d",
+    ),
+    ("cnn14", "audioset"): RemoteFile(
+        "Cnn14_mAP=0.431.pth",
+        "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth",
+        "327 MB",
+        "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
+    ),
+    ("vggish", "youtube8m"): RemoteFile(
+        "vggish-10086976.pth",
+        "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+        "about 289 MB",
+        "10086976",
+    ),
+}
+
+
+class RefusedError(Exception):
+    """Why a file is not to be had; another try would not help."""
+
+
+def downloads_folder() -> Path:
+    """CACE_DATA, else `.work/downloads` in the user's checkout."""
+    given = os.environ.get("CACE_DATA")
+    return workspace_root() / (Path(given).expanduser() if given else ".work/downloads")
+
+
+def fetch(files: Sequence[RemoteFile], pauses: Sequence[float] = PAUSES) -> list[Path]:
+    """The files in the downloads folder, each fetched if it is not there, and its hash checked.
+
+    Raises: UserError at the first failure; it lists all that are missing then.
+    """
+    folder = downloads_folder()
+    paths = []
+    for place, file in enumerate(files):
+        try:
+            paths.append(_take_or_get(file, folder, pauses))
+        except (RefusedError, OSError) as error:  # of the disk, or (as requests has it) the network
+            missing = [str(f) for f in files[place:] if not (folder / f.name).exists()]
+            get = (
+                f" Get what is missing by hand:{listed(missing)}\n"
+                f"and put it into {folder} (CACE_DATA sets another folder)"
+            )
+            raise UserError(f"{file.name}: {error}.{get if missing else ''}") from error
+    return paths
+
+
+def _take_or_get(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Path:
+    target = folder / file.name
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{file.name}.lock"):  # another run may want the same
+            if not target.is_file():
+                part = folder / f"{file.name}.part"
+                print(f"download: {file}", flush=True)
+                _download(file, part, pauses)
+                if found := _wrong_hash(file, part):
+                    part.unlink()
+                    raise RefusedError(
+                        f"expected sha256 {file.sha256}, got {found} from {file.url}"
+                    )
+                part.replace(target)
+                return target
+    if found := _wrong_hash(file, target):
+        raise RefusedError(
+            f"expected sha256 {file.sha256}, got {found} in {target}; remove that file to "
+            f"download it again from {file.url}"
+        )
+    return target
+
+
+def _wrong_hash(file: RemoteFile, path: Path) -> str | None:
+    """The hash, where it is not the expected one."""
+    if not file.sha256 or (found := sha256(path)).startswith(file.sha256):
+        return None
+    return found
+
+
+def _download(file: RemoteFile, part: Path, pauses: Sequence[float]) -> None:
+    """Goes on with `part` until it is whole; cuts, 429 and 5xx are tried again."""
+    left = iter(pauses)
+    with requests.Session() as session:
+        session.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file
+        while True:
+            before = _size(part)
+            try:
+                return _receive(session, file.url, part)
+            except requests.RequestException as error:
+                if _size(part) > before:
+                    left = iter(pauses)
+                if (pause := next(left, None)) is None:
+                    raise
+                pause = max(pause, _asked_to_wait(error.response))
+                print(f"{file.name}: {error}; next try in {pause:g} s", flush=True)
+                time.sleep(pause)
+
+
+def _asked_to_wait(answer: requests.Response | None) -> float:
+    """Seconds that a busy server asks for; a date or an absurd number counts as none."""
+    asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return float(asked) if asked.isdecimal() and int(asked) <= LONGEST_WAIT else 0.0
+
+
+def _receive(session: requests.Session, url: str, part: Path, confirmed: bool = False) -> None:
+    """One try, from where `part` ends or, if the server gives no ranges, from the start."""
+    have = _size(part)
+    ask = {"Range": f"bytes={have}-"} if have else {}
+    with session.get(url, headers=ask, stream=True, timeout=TIMEOUT) as answer:
+        given = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416 and given == f"bytes */{have}":
+            return  # the part was whole already
+        if answer.status_code == 416 or (
+            answer.status_code == 206 and not given.startswith(f"bytes {have}-")
+        ):
+            part.unlink(missing_ok=True)
+            raise requests.RequestException(f"expected bytes from {have} on, got {given!r}")
+        if answer.status_code == 429 or answer.status_code >= 500:
+            answer.raise_for_status()
+        blocks = answer.iter_content(BLOCK)
+        first = next(blocks, b"")
+        if _is_page(answer, first):
+            page = b"".join((first, *itertools.islice(blocks, 15))).decode(errors="replace")
+            if confirmed or (link := _link_in(page)) is None:
+                raise RefusedError(f"{_what_it_says(page)} (HTTP {answer.status_code}) from {url}")
+            return _receive(session, link, part, confirmed=True)
+        if not answer.ok:
+            raise RefusedError(f"HTTP {answer.status_code} {answer.reason} from {url}")
+        start = have if answer.status_code == 206 else 0
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with part.open("ab" if start else "wb") as file:
+            blocks = itertools.chain((first,), blocks)
+            for block in _with_progress(blocks, part.stem, start, total):
+                file.write(block)
+
+
+def _is_page(answer: requests.Response, first: bytes) -> bool:
+    looks_like_one = first[:200].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    return looks_like_one or answer.headers.get("Content-Type", "").startswith("text/html")
+
+
+def _link_in(page: str) -> str | None:
+    """Where Google Drive's virus-scan page leads to, which stands before every large file."""
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    try:
+        return get_url_from_gdrive_confirmation(page)
+    except FileURLRetrievalError:
+        return None
+
+
+def _what_it_says(page: str) -> str:
+    text = page.lower()
+    if "quota" in text or "too many users" in text:
+        return (
+            "Google Drive's page that its download quota for this file is used up; try again "
+            "after 24 hours, or get it in a browser where you are signed in"
+        )
+    if "virus" in text:
+        return "Google Drive's virus-scan page, again after its question was answered"
+    title = re.search(r"<title[^>]*>(.*?)</title>", page, re.DOTALL | re.IGNORECASE)
+    named = f", titled {' '.join(title[1].split())!r}," if title else ""
+    return f"a web page{named} instead of the file"
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _with_progress(
+    blocks: Iterable[bytes], name: str, start: int, total: int | None
+) -> Iterator[bytes]:
+    """Shows how much has come and how fast: a bar on a terminal, a line for each tenth in a log.
+
+    total: bytes of the whole file, if the server says it.
+    """
+    began, got, shown = time.monotonic(), start, 10 * start // (total or 1)
+    bar = tqdm(
+        desc=name,
+        total=total,
+        initial=start,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        dynamic_ncols=True,
+    )
+    with bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block))
+            got += len(block)
+            if bar.disable and total and 10 * got // total > shown:
+                shown = 10 * got // total
+                rate = (got - start) / max(time.monotonic() - began, 1e-3)
+                came, whole, speed = (tqdm.format_sizeof(n, "B") for n in (got, total, rate))
+                print(f"{name}: {came} of {whole}, {speed}/s", flush=True)

@@ -1,0 +1,112 @@
+"""Source released: the published VGG-19 and VGGish features of AVE with their labels and splits."""
+
+from pathlib import Path
+
+import h5py
+
+from cace.data.downloads import DRIVE, RemoteFile, fetch
+from cace.system.errors import UserError, listed
+from cace.data.sources.folder import copy_file
+from cace.system.files import progress
+
+GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
+FILES = (  # the largest last: what fails fails early
+    RemoteFile(
+        "Annotations.txt",
+        GITHUB + "Annotations.txt",
+        "0.14 MB",
+        "0d24a9ec5cd4ceb779ebd83d74e83ec8e55c5e468cede3f320fb57346c9dd321",
+    ),
+    RemoteFile(
+        "train_order.h5",
+        GITHUB + "train_order.h5",
+        "0.03 MB",
+        "a216fcdd02782ba9d10c9ea79116120eb3be467740e58290e1b340d42a590456",
+    ),
+    RemoteFile(
+        "val_order.h5",
+        GITHUB + "val_order.h5",
+        "0.01 MB",
+        "5692aec0efb30e4efa49a867a902c1993b4c88a7d3ec19879349e540e7a5d9ca",
+    ),
+    RemoteFile(
+        "test_order.h5",
+        GITHUB + "test_order.h5",
+        "0.01 MB",
+        "f9bb79defc1f784ca5dda9cdd3ee52af6d24ccb399a1cfab6bf0d373f5681076",
+    ),
+    RemoteFile("labels.h5", GITHUB + "labels.h5", "over 4 MB"),
+    RemoteFile(
+        "mil_labels.h5",
+        GITHUB + "mil_labels.h5",
+        "0.48 MB",
+        "63c1886c78289bcf7e748fa0fe5c18d568dac75a1f015ac41860a78f598c2bd5",
+    ),
+    RemoteFile(
+        "labels_closs.h5",
+        GITHUB + "labels_closs.h5",
+        "0.17 MB",
+        "97676082eb1fc9a7a29255032391871c74f00cd74a5eddc57d9aed14ec52acc9",
+    ),
+    RemoteFile("audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB"),
+    RemoteFile("visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB"),
+)
+ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
+
+
+def find_files(folder: Path) -> dict[str, Path]:
+    """The published files that lie in `folder` or in `folder/data`, by name.
+
+    Raises: UserError where none is there, or one is no HDF5 file.
+    """
+    found = {
+        file.name: path
+        for file in FILES
+        for path in (folder / "data" / file.name, folder / file.name)
+        if path.is_file()
+    }
+    if not found:
+        names = ", ".join(file.name for file in FILES if file.name not in ONLY_FOR_CHECKS)
+        raise UserError(
+            f"{folder}: expected the published files ({names}), got none of them; leave data.path "
+            f"empty to download them"
+        )
+    if damaged := [f"{path}: {why}" for path in found.values() if (why := _damage(path))]:
+        raise UserError(f"{folder}: these files are damaged; get them again:{listed(damaged)}")
+    return found
+
+
+def complete(found: dict[str, Path]) -> dict[str, Path]:
+    """What was found, and the rest of the release from the downloads folder, by name.
+
+    The files that only serve checks are fetched where nothing was found at all.
+    Raises: UserError that lists each missing file with its link.
+    """
+    lacking = [file for file in FILES if file.name not in found]
+    wanted = [file for file in lacking if not found or file.name not in ONLY_FOR_CHECKS]
+    fetched = {path.name: path for path in fetch(wanted)}
+    if damaged := [f"{path}: {why}" for path in fetched.values() if (why := _damage(path))]:
+        raise UserError(f"damaged downloads; remove them and run this again:{listed(damaged)}")
+    return {**found, **fetched}
+
+
+def take(files: dict[str, Path], into: Path) -> None:
+    """Copies the files that are not there yet.
+
+    Unfinished ones lie beside `into`, so that what a kill leaves of them is never part of it.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    for name, path in progress(files.items(), "download: files taken"):
+        if not (into / name).exists():
+            copy_file(path, into.with_name(name))
+            into.with_name(name).replace(into / name)
+
+
+def _damage(path: Path) -> str | None:
+    """Why a file is not what its name says: an error page, or cut off."""
+    if path.suffix == ".h5":
+        try:
+            h5py.File(path).close()
+        except OSError as error:
+            return f"not a whole HDF5 file ({error})"
+    return None

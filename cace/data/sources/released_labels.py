@@ -1,0 +1,215 @@
+"""The published labels of AVE: label, order and annotation files, held against each other.
+
+A row is a sample: line `row` of `Annotations.txt`, counted from 0 without the header, and place
+`row` of every HDF5 file. Where the files differ about a row, `labels.h5` is right: published
+results are scored against it.
+"""
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from cace.data.annotations import (
+    AVE_CATEGORIES,
+    PUBLISHED_KEY,
+    SEGMENTS,
+    SPLITS,
+    Annotations,
+    Line,
+    Row,
+    read_lines,
+    segment_labels,
+)
+from cace.system.errors import UserError, listed
+
+# The axes of each file's data set. labels.h5 comes first: the others are held against its sizes.
+# H twice: the grid is square, so that maps with the channels first do not pass.
+AXES = {
+    "labels.h5": ("N", "T", "C+1"),
+    "mil_labels.h5": ("N", "C+1"),
+    "labels_closs.h5": ("N", "T"),
+    "audio_feature.h5": ("N", "T", "A"),
+    "visual_feature.h5": ("N", "T", "H", "H", "V"),
+}
+OPTIONAL = ("mil_labels.h5", "labels_closs.h5")
+ORDER_KEY = "order"
+# AVE has 2 rows of 4,143. Annotations shifted by one line differ in half of them.
+MAX_DIFFERENT = 0.1
+
+
+class Published(NamedTuple):
+    """What the published files say."""
+
+    annotations: Annotations
+    labels: Int[np.ndarray, "N T"]  # of labels.h5; they may hold two events in one row
+    differences: dict[int, str]  # by row: what each file says, where they do not agree
+
+
+def read_published(media: Path) -> Published:
+    """Reads all but the features, of which the shapes are checked.
+
+    Raises: UserError with every problem of the files, each with its row.
+    """
+    problems: list[str] = []
+    lines = read_lines(media / "Annotations.txt", problems)
+    _stop_at(problems, media)  # a row that cannot be read would shift all that follow
+    sizes = _check_shapes(media, problems)
+    if sizes.get("N", len(lines)) != len(lines):
+        problems.append(
+            f"Annotations.txt: expected {sizes['N']} rows as in labels.h5, got {len(lines)}"
+        )
+    split_of = _read_splits(media, len(lines), problems)
+    categories = _categories(lines, sizes.get("C+1"), problems)
+    _stop_at(problems, media)
+
+    one_hot = read_data(media / "labels.h5")
+    _stop_at(_not_one_hot(one_hot), media)
+    labels = one_hot.argmax(axis=2)
+    rows = (
+        Row(line.id, categories.index(line.category), line.start, line.end, split)
+        for line, split in zip(lines, split_of, strict=True)
+    )
+    annotations = Annotations(categories, tuple(rows))
+    differences = _differences(media, annotations, labels)
+    if len(differences) > MAX_DIFFERENT * len(lines):
+        raise UserError(
+            f"{media}: the files do not belong together: they differ about {len(differences)} of "
+            f"{len(lines)} rows:{listed(list(differences.values()), most=10)}"
+        )
+    return Published(annotations, labels, differences)
+
+
+def _stop_at(problems: list[str], media: Path) -> None:
+    if problems:
+        raise UserError(
+            f"{media}: {len(problems)} problems in the published files:{listed(problems)}\n"
+            f"Get these files again, then `dvc repro -f download`"
+        )
+
+
+def read_data(path: Path, key: str = PUBLISHED_KEY) -> Shaped[np.ndarray, "..."]:
+    """The one data set of a published file."""
+    with h5py.File(path) as file:
+        return file[key][:]
+
+
+def _shape(path: Path, key: str, problems: list[str]) -> tuple[int, ...] | None:
+    """Shape of the data set; None, and a problem, where there is none."""
+    try:
+        with h5py.File(path) as file:
+            if isinstance(data := file.get(key), h5py.Dataset):
+                return data.shape
+            found = ", ".join(file) or "nothing"
+            problems.append(f"{path.name}: expected a data set {key}, got {found}")
+    except OSError as error:
+        problems.append(f"{path.name}: expected an HDF5 file: {error}")
+    return None
+
+
+def _check_shapes(media: Path, problems: list[str]) -> dict[str, int]:
+    """Size of each axis, by its letter."""
+    sizes = {"T": SEGMENTS}
+    for name, axes in AXES.items():
+        if name in OPTIONAL and not (media / name).exists():
+            continue
+        if (shape := _shape(media / name, PUBLISHED_KEY, problems)) is None:
+            continue
+        known = ", ".join(
+            f"{axis} = {sizes[axis]}" for axis in dict.fromkeys(axes) if axis in sizes
+        )
+        if len(shape) != len(axes) or any(
+            sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)
+        ):
+            problems.append(f"{name}: expected [{', '.join(axes)}] with {known}, got {list(shape)}")
+    return sizes
+
+
+def _read_splits(media: Path, count: int, problems: list[str]) -> list[str]:
+    """Split of each row; the order files must name every row once."""
+    split_of = [""] * count
+    for split in SPLITS:
+        name = f"{split}_order.h5"
+        if (shape := _shape(media / name, ORDER_KEY, problems)) is None:
+            continue
+        order = read_data(media / name, ORDER_KEY)
+        if len(shape) != 1 or not len(order) or order.dtype.kind not in "iu":
+            problems.append(f"{name}: expected row numbers [n], got {order.dtype} {list(shape)}")
+            continue
+        for row in order.tolist():
+            if not 0 <= row < count:
+                problems.append(f"{name}: row {row} is not one of 0 to {count - 1}")
+            elif split_of[row]:
+                problems.append(f"{name}: row {row} stands in {split_of[row]}_order.h5 already")
+            else:
+                split_of[row] = split
+    problems += [f"row {row} is in no order file" for row in range(count) if not split_of[row]]
+    return split_of
+
+
+def _categories(lines: list[Line], columns: int | None, problems: list[str]) -> tuple[str, ...]:
+    """Names by column: the published order where the names are AVE's, else by first appearance."""
+    found = tuple(dict.fromkeys(line.category for line in lines))
+    if columns == len(AVE_CATEGORIES) + 1 and set(found) <= set(AVE_CATEGORIES):
+        return AVE_CATEGORIES
+    if columns is not None and columns != len(found) + 1:
+        problems.append(
+            f"labels.h5: expected {len(found) + 1} columns, as Annotations.txt has {len(found)} "
+            f"categories beside the background, got {columns}"
+        )
+    return found
+
+
+def _not_one_hot(one_hot: Shaped[np.ndarray, "N T C1"]) -> list[str]:
+    ones, zeros = one_hot == 1, one_hot == 0
+    good = (ones | zeros).all(axis=2) & (ones.sum(axis=2) == 1)
+    return [
+        f"labels.h5, row {row}: expected one 1 and 0 elsewhere in each segment, not so in segments "
+        f"{np.flatnonzero(~good[row]).tolist()}"
+        for row in np.flatnonzero(~good.all(axis=1))
+    ]
+
+
+def _differences(
+    media: Path, annotations: Annotations, labels: Int[np.ndarray, "N T"]
+) -> dict[int, str]:
+    """What each file says about a row, for the rows about which they do not agree."""
+    names, background = annotations.categories, annotations.background
+    annotated = segment_labels(annotations)
+    says = {"labels.h5": _events(labels, names), "Annotations.txt": _events(annotated, names)}
+    differ: Bool[np.ndarray, " N"] = (labels != annotated).any(axis=1)
+    if (media / "labels_closs.h5").exists():
+        is_event = read_data(media / "labels_closs.h5")
+        differ |= (is_event != (labels != background)).any(axis=1)
+        says["labels_closs.h5"] = _events(np.where(is_event == 1, 0, 1), ("event",))
+    if (media / "mil_labels.h5").exists():
+        of_clip = read_data(media / "mil_labels.h5")
+        holds = (labels[:, :, None] == np.arange(background + 1)).any(axis=1)
+        has_event = holds[:, :background].any(axis=1)
+        holds[:, background] = False
+        # A clip without any event has a category there all the same.
+        differ |= has_event & (of_clip != holds).any(axis=1)
+        every = np.array([*names, "background"])
+        says["mil_labels.h5"] = [" and ".join(every[row == 1]) for row in of_clip]
+    return {
+        int(row): f"row {row}, {annotations.rows[row].id} ({annotations.rows[row].split}): "
+        + "; ".join(f"{name} says {texts[row] or 'no event'}" for name, texts in says.items())
+        for row in np.flatnonzero(differ)
+    }
+
+
+def _events(labels: Int[np.ndarray, "N T"], names: tuple[str, ...]) -> list[str]:
+    """The events of each row in words, such as "Bark 0-5 and Truck 5-10"."""
+    texts = []
+    for row in labels:
+        edges = [0, *(np.flatnonzero(np.diff(row)) + 1), len(row)]
+        events = [
+            f"{names[row[start]]} {start}-{end}"
+            for start, end in itertools.pairwise(edges)
+            if row[start] < len(names)
+        ]
+        texts.append(" and ".join(events))
+    return texts

@@ -1,0 +1,247 @@
+"""Into the feature store: decoded clips through both encoders, or published features."""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, Int, UInt8
+from torch import Tensor
+
+from cace.data.annotations import PUBLISHED_KEY, SEGMENTS, Annotations, segment_labels
+from cace.media.store import ClipStore
+from cace.system.device import choose_device
+from cace.system.cluster import on_cluster
+from cace.encoders.audio import AudioEncoder
+from cace.encoders.visual import VisualEncoder
+from cace.system.errors import UserError, listed
+from cace.features.store import create_store
+from cace.media.decode import SAMPLE_RATE
+from cace.system.files import progress, workers
+
+JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
+CPU_FRAMES = 40  # through an encoder at once; more are no faster and take memory: 160 take 4.4 GB
+BLOCK_BYTES = 64 << 20  # of published features in memory
+
+
+def extract_features(
+    clips: ClipStore,
+    visual_encoder: VisualEncoder,
+    audio_encoder: AudioEncoder,
+    into: Path,
+    *,
+    batch_size: int,
+    precision: str,
+    device: torch.device,
+    provenance: dict[str, Any],
+    engine: str = "local",
+) -> None:
+    """Encodes all usable clips into one store; goes on where an earlier run was killed.
+
+    Memory holds a few clips at a time. A clip counts as done only when it is on the disk.
+    device: of the local engine; with engine ray each process of the cluster chooses its own.
+    The features of a clip that stands in two rows are stored for both.
+    Raises: UserError where a feature does not fit into float16.
+    """
+    annotations = clips.annotations
+    rows = [i for i, row in enumerate(annotations.rows) if clips.usable(row.id)]
+    if not rows:
+        raise UserError(
+            f"{clips.folder}: expected usable clips, got none of {len(annotations.ids)}"
+        )
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(annotations.rows[row].id, []).append(place)
+
+    encoding = Encoding(visual_encoder, audio_encoder, batch_size, precision)
+    store, journal = into, into.with_suffix(".done")
+    if not store.exists():
+        journal.unlink(missing_ok=True)  # of a store that was finished and is gone
+        blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
+        silence = np.zeros((SEGMENTS, SAMPLE_RATE), np.float32)
+        one = encoding.encode(Decoded("", blank, silence), device)
+        labels = segment_labels(annotations)[rows]
+        shapes = one.visual.shape, one.audio.shape
+        create_store(store, annotations, rows, labels, *shapes, provenance)
+    # The journal names the clips that are on the disk already.
+    done = set(journal.read_text().splitlines()) if journal.exists() else set()
+    todo = [id_ for id_ in places if id_ not in done]
+    encoded = (
+        _encode_on_cluster(clips, encoding, todo)
+        if engine == "ray"
+        else encoding.encode_all(clips, todo, device)
+    )
+    written: list[str] = []
+    with h5py.File(store, "r+") as file, journal.open("a") as log:
+        for clip in progress(encoded, "extract: clips", total=len(todo)):
+            for place in places[clip.id]:
+                file["visual"][place], file["audio"][place] = clip.visual, clip.audio
+            written.append(clip.id)
+            done.add(clip.id)
+            if len(written) == JOURNAL_CLIPS or len(done) == len(places):
+                file.flush()
+                os.fsync(file.id.get_vfd_handle())
+                print(*written, sep="\n", file=log, flush=True)
+                os.fsync(log.fileno())
+                written.clear()
+
+
+class Decoded(NamedTuple):
+    """A clip of T segments as encoders take it."""
+
+    id: str
+    frames: UInt8[np.ndarray, "F H W 3"]
+    sound: Float32[np.ndarray, "T S"]
+
+
+class Encoded(NamedTuple):
+    """A clip's features."""
+
+    id: str
+    visual: Float16[np.ndarray, "T H W V"]
+    audio: Float16[np.ndarray, "T A"]
+
+
+class Encoding(NamedTuple):
+    """How clips become features."""
+
+    visual_encoder: VisualEncoder
+    audio_encoder: AudioEncoder
+    batch_size: int  # frames
+    precision: str
+
+    def to(self, device: torch.device) -> "Encoding":
+        """With its networks there."""
+        visual, audio = self.visual_encoder.to(device), self.audio_encoder.to(device)
+        return self._replace(visual_encoder=visual, audio_encoder=audio)
+
+    def encode_all(
+        self, clips: ClipStore, ids: Sequence[str], device: torch.device
+    ) -> Iterator[Encoded]:
+        """Reads the next clips while one is encoded.
+
+        The encoders run on the calling thread: another one's memory is not kept when it is freed.
+        """
+        # On a CPU the encoders fill all cores; a GPU waits for the reading of one.
+        readers = 1 if device.type == "cpu" else workers()
+        return (self.encode(clip, device) for clip in _read_ahead(clips, ids, readers))
+
+    def encode(self, clip: Decoded, device: torch.device) -> Encoded:
+        """One clip's features.
+
+        Raises: UserError where one does not fit into float16.
+        """
+        size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
+        with torch.inference_mode(), _autocast(device, self.precision):
+            images = torch.from_numpy(clip.frames).to(device)
+            maps = torch.cat([self.visual_encoder(some) for some in images.split(size)])
+            heard = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
+        # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
+        seen = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
+        return Encoded(clip.id, _to_float16(clip.id, seen), _to_float16(clip.id, heard.float()))
+
+
+def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:
+    folder = clips.folder.resolve()
+    blocks = [ids[start : start + JOURNAL_CLIPS] for start in range(0, len(ids), JOURNAL_CLIPS)]
+    work = partial(_encode_there, folder, encoding.to(torch.device("cpu")))
+    # As many threads a process as here: their number changes the last digit of a feature.
+    return (Encoded(**row) for row in on_cluster(work, blocks, folder, cores=workers(), gpu=True))
+
+
+def _encode_there(folder: Path, encoding: Encoding, ids: list[str]) -> Iterator[dict[str, Any]]:
+    """In a process of the cluster: the features of some clips, as rows."""
+    device = choose_device()
+    for clip in encoding.to(device).encode_all(ClipStore(folder), ids, device):
+        yield clip._asdict()
+
+
+def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[Decoded]:
+    """Reads clips on threads, up to two for each of them ahead, and gives them in order."""
+
+    def read(id_: str) -> Decoded:
+        return Decoded(id_, clips.frames(id_), clips.sound(id_))
+
+    with ThreadPoolExecutor(readers) as threads:
+        waiting: deque[Future[Decoded]] = deque()
+        for id_ in ids:
+            waiting.append(threads.submit(read, id_))
+            if len(waiting) > 2 * readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _to_float16(id_: str, features: Tensor) -> Float[np.ndarray, "T ..."]:
+    small = features.half()
+    if not small.isfinite().all():
+        raise UserError(
+            f"clip {id_}: a feature of {features.abs().max().item():g} does not fit into float16 "
+            f"(at most 65504); are these the encoder's right weights?"
+        )
+    return small.cpu().numpy()
+
+
+def convert_features(
+    sources: dict[str, Path],
+    annotations: Annotations,
+    labels: Int[np.ndarray, "N T"],
+    into: Path,
+    provenance: dict[str, Any],
+) -> None:
+    """Copies published features into a store as float16, one sample a row.
+
+    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
+    Memory holds a block of samples at a time.
+    Raises: UserError with every row that does not hold features; the store is of no use then.
+    """
+    with contextlib.ExitStack() as stack:
+        data = {
+            name: stack.enter_context(h5py.File(path))[PUBLISHED_KEY]
+            for name, path in sources.items()
+        }
+        rows = list(range(len(labels)))
+        shapes = data["visual"].shape[1:], data["audio"].shape[1:]
+        create_store(into, annotations, rows, labels, *shapes, provenance)
+        store = stack.enter_context(h5py.File(into, "r+"))
+        problems = [
+            f"{sources[name]}, {problem}"
+            for name in sources
+            for problem in _convert(data[name], store[name], name)
+        ]
+    if problems:
+        raise UserError(
+            f"extract: {len(problems)} rows cannot be used:{listed(problems)}\n"
+            f"Get these files again, then `dvc repro -f download`"
+        )
+
+
+def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
+    """Copies all rows; says which of them hold no features."""
+    problems = []
+    size = max(1, BLOCK_BYTES * len(source) // source.nbytes)
+    for start in progress(range(0, len(source), size), f"extract: {name}, blocks"):
+        block = source[start : start + size]
+        with np.errstate(over="ignore"):
+            small = block.astype(np.float16)
+        target[start : start + size] = small
+        flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
+        for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
+            first = flat[place][~np.isfinite(small[place])][0]
+            problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
+        # Zeros are what HDF5 reads where nothing was written. Silence may sound like that too.
+        if name == "visual":
+            empty = np.flatnonzero(~flat.any(axis=1))
+            problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
+    return problems

@@ -1,0 +1,334 @@
+"""From a video file of any length to its events: a timeline, one second at a time.
+
+A localizer reads ten segments at once. A longer video is read in windows of ten that overlap by
+half, and what the windows (and the seeds, where there are several) say of a second is averaged.
+Picture and sound take the same way as in the pipeline, through the stored form of a clip.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+from typing_extensions import Unpack
+
+from cace.localizers import checkpoints
+from cace.data.annotations import AVE_CATEGORIES, SEGMENTS
+from cace.localizers.checkpoints import PublishedSettings
+from cace.media.store import as_stored
+from cace.system.device import choose_device
+from cace.encoders.audio import audio_encoder
+from cace.encoders.visual import VisualEncoder, visual_encoder
+from cace.encoders.weights import fingerprint, load_into
+from cace.system.errors import UserError, listed
+from cace.extraction.encode import Decoded, Encoding
+from cace.localizers.cace_net import Localizer
+from cace.media.decode import UnusableClipError
+from cace.media.video import Segment, decode_segments, probe
+from cace.inference.timeline import Decision, Timeline
+from cace.system.files import expect_file
+
+STEP = SEGMENTS // 2  # seconds from one window to the next
+SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
+ENCODED_FRAMES = 80  # at once
+UNREMARKABLE_SECONDS = 0.1  # so much of a tail is the encoder's, not the user's
+
+# What published features were made with, as near as we come to it.
+PUBLISHED_ENCODERS: dict[str, dict[str, Any]] = {
+    "visual": {"name": "vgg19", "weights": "imagenet", "finetuned_epochs": 0},
+    "audio": {"name": "vggish", "weights": "youtube8m"},
+}
+PUBLISHED_FRAMES: dict[str, Any] = {
+    "fps": 16,
+    "short_side": 256,
+    "crop": 224,
+    "jpeg_quality": 95,
+    "precision": "float32",
+}
+
+
+class _Window(NamedTuple):
+    """What is said of the T segments from second `start` on: as they are, deaf, and blind."""
+
+    start: int
+    relevance: Float[np.ndarray, "3 T"]
+    category: Float[np.ndarray, "3 C"]
+    gate: Float[np.ndarray, " T"]
+    attention: Float[np.ndarray, "T H W"] | None
+
+
+class _Length(NamedTuple):
+    """Of a video and its tracks, in seconds."""
+
+    seconds: float
+    picture: float
+    sound: float
+
+
+class EventLocalizer(NamedTuple):
+    """Encoders and trained localizers that belong together; made by `load`."""
+
+    localizers: list[Localizer]  # one a seed
+    encoding: Encoding
+    categories: tuple[str, ...]
+    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
+    device: torch.device
+    model: str
+
+    def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
+        """The timeline of a video file of any length and container.
+
+        Memory does not grow with the length, but for the result.
+        show_progress: a bar on the terminal.
+        Raises: UserError where the file is no video, or has no picture or no sound.
+        """
+        path = Path(video)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
+            )
+        sizes = {name: self.frames[name] for name in ("short_side", "crop")}
+        damages: dict[str, int] = {}
+
+        def damaged(what: str) -> None:
+            damages[what] = damages.get(what, 0) + 1
+
+        try:
+            probed = probe(path, **sizes)
+            segments = decode_segments(path, fps=self.frames["fps"], **sizes, damaged=damaged)
+            bar = tqdm(
+                segments,
+                desc=path.name,
+                total=round(probed.seconds) if probed.seconds else None,
+                unit="s of video",
+                disable=None if show_progress else True,
+                dynamic_ncols=True,
+                leave=False,
+            )
+            held, windows = self._windows(iter(bar))
+        except UnusableClipError as error:
+            raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
+        seconds = held.seconds
+        remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
+        if not windows:
+            raise UserError(
+                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got {seconds:.2f}"
+                f"{listed(remarks)}"
+            )
+        left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
+        if seconds - held.sound >= 1:
+            remarks.append(f"{held.sound:.1f} s of sound: the rest is taken for silence")
+        if seconds - held.picture >= 1:
+            remarks.append(f"{held.picture:.1f} s of picture: the rest repeats its last frame")
+        if left_out >= UNREMARKABLE_SECONDS:
+            remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
+        elif not left_out and seconds % 1:
+            remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
+        if seconds - left_out < SEGMENTS:
+            remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
+        whole, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
+        attended = [window for window in windows if window.attention is not None]
+        return Timeline(
+            path,
+            seconds - left_out,
+            self.categories,
+            whole,
+            without_sound=silent_sound,
+            without_picture=silent_picture,
+            gate=_average([(w.start, w.gate) for w in windows]),
+            attention=_average([(w.start, w.attention) for w in attended]) if attended else None,
+            view=probed.view,
+            remarks=tuple(remarks),
+            model=self.model,
+        )
+
+    def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
+        """Length of the video, and what is said of its windows."""
+        length, start = _Length(0.0, 0.0, 0.0), 0
+        held: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
+        waiting: list[Segment] = []  # encoded together: faster than one by one
+        windows: list[_Window] = []
+        for segment in segments:
+            length = _Length(
+                length.seconds + segment.seconds,
+                length.picture + segment.picture_seconds,
+                length.sound + segment.sound_seconds,
+            )
+            if segment.seconds >= SHORTEST_TAIL_SECONDS:
+                waiting.append(segment)
+            if len(held) + len(waiting) == SEGMENTS + STEP:
+                held += self._encode(waiting)
+                waiting = []
+                windows.append(self._judge(start, held[:SEGMENTS]))
+                start, held = start + STEP, held[STEP:]
+        held += self._encode(waiting) if waiting else []
+        if len(held) > SEGMENTS:  # the window that is full, before the one that ends with the video
+            windows.append(self._judge(start, held[:SEGMENTS]))
+        if held:
+            first = max(0, len(held) - SEGMENTS)
+            windows.append(self._judge(start + first, held[first:]))
+        return length, windows
+
+    def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
+        """Visual [H, W, V] and audio [A] features of each segment, in the store's precision."""
+        quality = self.frames["jpeg_quality"]
+        stored = [as_stored(some.frames, some.sound, quality) for some in segments]
+        frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
+        clip = Decoded("", frames, sound.reshape(len(segments), -1))
+        encoded = self.encoding.encode(clip, self.device)
+        return [
+            (torch.from_numpy(seen).to(self.device), torch.from_numpy(heard).to(self.device))
+            for seen, heard in zip(encoded.visual, encoded.audio, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:
+        """What the localizers say of up to ten segments: as they are, without sound, blind."""
+        visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
+        visual = torch.stack([visual, visual, torch.zeros_like(visual)])
+        audio = torch.stack([audio, torch.zeros_like(audio), audio])
+        out = []
+        for localizer in self.localizers:
+            precision = next(localizer.parameters()).dtype
+            said = localizer(visual.to(precision), audio.to(precision))
+            out.append(
+                (
+                    said.relevance.sigmoid(),
+                    said.class_logits.softmax(dim=-1),
+                    said.gate[0],
+                    None if said.attention is None else said.attention[0],
+                )
+            )
+        window = _Window(start, *(_mean_over_seeds(values) for values in zip(*out, strict=True)))
+        if not (np.isfinite(window.relevance).all() and np.isfinite(window.category).all()):
+            raise UserError(f"{self.model}: gives no numbers (NaN); are its weights damaged?")
+        return window
+
+
+def _mean_over_seeds(values: tuple[Tensor | None, ...]) -> Any:
+    there = [value.float() for value in values if value is not None]
+    return torch.stack(there).mean(dim=0).cpu().numpy() if there else None
+
+
+def _decision(windows: list[_Window], which: int) -> Decision:
+    length = [len(window.gate) for window in windows]
+    return Decision(
+        _average([(w.start, w.relevance[which]) for w in windows]),
+        _average(
+            [
+                (w.start, np.repeat(w.category[which : which + 1], n, axis=0))
+                for w, n in zip(windows, length, strict=True)
+            ]
+        ),
+    )
+
+
+def _average(windows: list[tuple[int, Any]]) -> Float[np.ndarray, "S ..."]:
+    """Each second's mean over the windows that hold it."""
+    last_start, last = windows[-1]
+    total = np.zeros((last_start + len(last), *last.shape[1:]))
+    count = np.zeros((len(total), *[1] * (last.ndim - 1)))
+    for start, values in windows:
+        total[start : start + len(values)] += values
+        count[start : start + len(values)] += 1
+    return (total / count).astype(np.float32)
+
+
+def load(
+    path: Path | str = Path("data/models/localizer"),
+    *,
+    encoder: Path | str | None = None,
+    **published: Unpack[PublishedSettings],
+) -> EventLocalizer:
+    """A trained model with the encoders that it needs.
+
+    path: what `train` writes: a folder of `seed-<n>`, which are averaged, or one checkpoint; or a
+        published checkpoint, which is put behind VGG-19 and VGGish.
+    encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` that lies beside the
+        model, or in a folder above it.
+    published: guidance, beta, psi, bece_lambda of a published checkpoint, which does not hold them.
+    Raises: UserError where a file is missing, or the encoders are others than in training.
+    """
+    files = _checkpoints(Path(path))
+    read = [checkpoints.read(file, **published) for file in files]
+    about = read[0].about
+    if any(other.about.get("encoders") != about.get("encoders") for other in read):
+        raise UserError(f"{path}: its seeds were trained on features of different encoders")
+    count = read[0].localizer.settings["categories"]
+    lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
+    if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
+        raise UserError(
+            f"{path}: expected a checkpoint that says its {count} categories, its encoders and "
+            f"frames; run `dvc repro train`"
+        )
+    device = choose_device()
+    is_published = not about or about["encoders"]["visual"]["weights"] == "published features"
+    encoders = PUBLISHED_ENCODERS if is_published else about["encoders"]
+    frames: dict[str, Any] = PUBLISHED_FRAMES if is_published else about["frames"]
+    if is_published and encoder:
+        raise UserError(f"{path}: was trained on published features; expected no encoder of yours")
+    visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
+    audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
+    _expect_same("audio", audio, encoders["audio"], path)
+    localizers = [one.localizer.to(device) for one in read]
+    needed = localizers[0].settings["visual_channels"], localizers[0].settings["audio_channels"]
+    if (got := (visual.channels, audio.channels)) != needed:
+        raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
+    names = [encoders["visual"]["name"], encoders["audio"]["name"]]
+    return EventLocalizer(
+        localizers,
+        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
+        tuple(about.get("categories", AVE_CATEGORIES)),
+        frames,
+        device,
+        f"{path}: {len(files)} localizer{'s' * (len(files) > 1)} on {' and '.join(names)}",
+    )
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    expect_file(path, made_by="train")
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob("seed-*/best.pt"))
+    if not files:
+        raise UserError(
+            f"{path}: expected seed-<n>/best.pt in it, got none; run `dvc repro train`, or name a "
+            f"checkpoint"
+        )
+    return files
+
+
+def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:
+    """The visual encoder that a localizer was trained behind."""
+    if not about["finetuned_epochs"] and given is None:
+        encoder = visual_encoder(about["name"], about["weights"])
+        _expect_same("visual", encoder, about, model)
+        return encoder
+    beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
+    path = given or next((file for file in beside if file.is_file()), beside[0])
+    expect_file(path, made_by="finetune")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        name, weights = saved["name"], saved["state_dict"]
+    except Exception as error:  # torch raises many kinds for a file that it cannot take
+        raise UserError(f"{path}: expected a visual encoder of `finetune`, got: {error}") from error
+    if name != about["name"]:
+        raise UserError(f"{path}: expected {about['name']}, which the localizer needs, got {name}")
+    encoder = visual_encoder(name, "none")
+    load_into(encoder, weights, where=str(path))
+    _expect_same("visual", encoder, about, path)
+    return encoder
+
+
+def _expect_same(
+    modality: str, encoder: torch.nn.Module, about: dict[str, Any], path: Path | str
+) -> None:
+    if about.get("sha256") not in (None, fingerprint(encoder)):
+        raise UserError(
+            f"{path}: expected the {modality} encoder that the localizer was trained with "
+            f"({about['name']}, sha256 {about['sha256'][:12]}...), got one with other weights"
+        )

@@ -1,0 +1,138 @@
+"""The page of one video: what happens in it and when, and what that rests on."""
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float
+
+from cace.report import render
+from cace.inference.timeline import Decision, TimedEvent, Timeline
+
+BEST = 3  # categories of a second that the page names
+MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+}
+
+
+def video_page(
+    timeline: Timeline,
+    *,
+    threshold: float = 0.5,
+    events: Sequence[TimedEvent] | None = None,
+    truth: Sequence[TimedEvent] | None = None,
+    embed: bool = False,
+    link: str | None = None,
+) -> str:
+    """One HTML file with the video, the timeline under it, and the attention over the picture.
+
+    threshold: θ: an event is a second whose relevance is above it.
+    events: those to show; all of them where none are given.
+    truth: what really happens, where that is known; its confidence is not looked at.
+    embed: the video goes into the page, at 4/3 of its size; else the page links to it.
+    link: path of the video as seen from the page's folder; without it, the two lie together.
+    """
+    events = timeline.events(threshold) if events is None else events
+    return render(
+        "video.html",
+        "cace.inference",
+        name=_text(timeline.file.name),
+        source=_data_url(timeline.file) if embed else _url(link or timeline.file.name),
+        timeline=timeline,
+        events=events,
+        truth=truth,
+        agreement=None if truth is None else _agreement(timeline, events, truth),
+        threshold=threshold,
+        data={
+            "seconds": timeline.seconds,
+            "threshold": threshold,
+            "categories": timeline.categories,
+            "events": _spans(events),
+            "truth": None if truth is None else _spans(truth),
+            "both": _decision(timeline.decision),
+            "without_sound": _decision(timeline.without_sound),
+            "without_picture": _decision(timeline.without_picture),
+            "gate": _rounded(timeline.gate),
+            "attention": None if timeline.attention is None else _maps(timeline.attention),
+            "view": timeline.view,
+        },
+        clock=_clock,
+    )
+
+
+def _spans(events: Sequence[TimedEvent]) -> list[tuple[str, float, float]]:
+    return [(event.category, event.start, event.end) for event in events]
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    """Relevance, and the best categories as pairs of index and probability, of each second."""
+    order = np.argsort(-decision.category, axis=1)[:, :BEST]
+    shares = _rounded(np.take_along_axis(decision.category, order, axis=1))
+    pairs = [list(zip(*second, strict=True)) for second in zip(order.tolist(), shares, strict=True)]
+    return {"relevance": _rounded(decision.relevance), "best": pairs}
+
+
+def _maps(attention: Float[np.ndarray, "S H W"]) -> dict[str, Any]:
+    """Each second's map, a byte a cell with the peak at 255; how often the peak is the mean."""
+    peaks = attention.max(axis=(1, 2), keepdims=True)
+    levels = np.round(255 * attention / peaks).astype(np.uint8)
+    _, height, width = attention.shape
+    return {
+        "height": height,
+        "width": width,
+        "levels": base64.b64encode(levels.tobytes()).decode(),
+        "peaks": np.round(peaks.ravel().astype(float) * height * width, 1).tolist(),
+    }
+
+
+def _rounded(values: np.ndarray) -> Any:
+    return np.round(values.astype(float), 3).tolist()
+
+
+def _agreement(
+    timeline: Timeline, events: Sequence[TimedEvent], truth: Sequence[TimedEvent]
+) -> int:
+    """Seconds in the middle of which the two say the same."""
+    starts = np.arange(len(timeline.gate))
+    middles = (starts + np.minimum(starts + 1, timeline.seconds)) / 2
+    pairs = zip(_said(events, middles), _said(truth, middles), strict=True)
+    return sum(found == true for found, true in pairs)
+
+
+def _said(spans: Sequence[TimedEvent], times: Float[np.ndarray, " S"]) -> list[set[str]]:
+    said: list[set[str]] = [set() for _ in times]
+    for span in spans:
+        for at in np.flatnonzero((span.start <= times) & (times < span.end)):
+            said[at].add(span.category)
+    return said
+
+
+def _clock(seconds: float) -> str:
+    """0:07, 1:02:03, and 0:09.6 where a second is cut."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:02.0f}" if rest == int(rest) else f"{rest:04.1f}"
+    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
+
+
+def _text(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def _url(path: str) -> str:
+    return quote(os.fsencode(Path(path).as_posix()))
+
+
+def _data_url(path: Path) -> str:
+    media_type = MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

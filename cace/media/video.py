@@ -1,0 +1,166 @@
+"""A video of any length, one second at a time.
+
+Frames and sound are chosen as for a clip (media.py), but nothing is refused for its length, and
+decoding goes on behind damaged places.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import soxr
+from jaxtyping import Float32, UInt8
+
+from cace.media.decode import (
+    CONTIGUOUS_SECONDS,
+    FORMATS,
+    LONGEST_GAP_SECONDS,
+    SAMPLE_RATE,
+    FramePicker,
+    Picture,
+    Sound,
+    UnusableClipError,
+    decode_tracks,
+    scaled_size,
+)
+
+# Times that go back by more than this start again, as where recordings were joined.
+RESTART_SECONDS = 1.0
+
+
+class Segment(NamedTuple):
+    """One second of a video."""
+
+    frames: UInt8[np.ndarray, "fps H W 3"]  # RGB
+    sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE samples
+    picture_seconds: float  # how much of it the file holds; the rest repeats the last frame
+    sound_seconds: float  # likewise; the rest is silence
+
+    @property
+    def seconds(self) -> float:
+        """How much of it there is."""
+        return max(self.picture_seconds, self.sound_seconds)
+
+
+class Probe(NamedTuple):
+    """What can be said of a video before it is decoded."""
+
+    seconds: float | None  # None: the container does not say
+    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders see
+
+
+def probe(path: Path, *, short_side: int, crop: int) -> Probe:
+    """Looks at the head of a video.
+
+    Raises: UnusableClipError with the reason: no video, or no picture or sound track.
+    """
+    try:
+        with av.open(str(path), options=FORMATS) as container:
+            seconds = container.duration / av.time_base if container.duration else None
+        first = next(decode_tracks(path, sound=False, damaged=lambda _: None), None)
+    except av.error.FFmpegError as error:
+        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
+    if not isinstance(first, Picture):
+        raise UnusableClipError("no frame in the picture track")
+    frame = first.frame
+    width, height = scaled_size(frame.width, frame.height, short_side)
+    if round(frame.rotation / 90) % 2:
+        width, height = height, width
+    seen = crop / width, crop / height
+    return Probe(seconds, ((1 - seen[0]) / 2, (1 - seen[1]) / 2, *seen))
+
+
+def decode_segments(
+    path: Path, *, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+) -> Iterator[Segment]:
+    """All seconds of a video of any length; memory holds a few of them.
+
+    The shorter track is continued by its last frame, or by silence.
+    damaged: called with what is damaged, once a place; decoding goes on behind it.
+    Raises: UnusableClipError with the reason: no picture or sound track, or not to be opened.
+    """
+    # Read twice, so that memory stays small however the file interleaves its tracks.
+    pictures = _pictures(path, fps, short_side, crop, damaged)
+    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # both never end
+        segment = Segment(picture[0], sound[0], picture[1], sound[1])
+        if not segment.seconds:
+            return
+        yield segment
+
+
+def _pictures(
+    path: Path, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+) -> Iterator[tuple[np.ndarray, float]]:
+    """The frames of each second, and how much of it has a picture; the last frame for ever."""
+    picker = FramePicker(fps, short_side, crop)
+    for item in _to_the_end(path, damaged, sound=False):
+        assert isinstance(item, Picture)
+        if picker.shown is not None and item.at_seconds - picker.shown.at_seconds > (
+            LONGEST_GAP_SECONDS
+        ):
+            damaged(f"picture data: nothing from {picker.shown.at_seconds:.0f} s on")
+            break
+        picker.see(item)
+        while len(picker.kept) > fps:  # the picture goes on after this second
+            yield picker.take(fps), 1.0
+    if picker.shown is None:
+        raise UnusableClipError("no frame in the picture track")
+    end = picker.end()
+    while True:
+        second = picker.taken // fps
+        picker.fill((second + 1) * fps)
+        yield picker.take(fps), min(1.0, max(0.0, end - second))
+
+
+def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.ndarray, float]]:
+    """The sound of each second, and how much of it there is; silence for ever."""
+    buffer = np.zeros(0, np.float32)
+    resampler: soxr.ResampleStream | None = None
+    rate, placed = 0, 0  # samples of the track so far, at its own rate
+    for piece in _to_the_end(path, damaged, picture=False):
+        assert isinstance(piece, Sound)
+        if resampler is None:
+            rate = piece.rate
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        if piece.rate != rate:
+            raise UnusableClipError("the sampling rate changes within the sound track")
+        gap = round(piece.at_seconds * rate) - placed
+        if gap > LONGEST_GAP_SECONDS * rate:
+            damaged(f"sound data: nothing from {placed / rate:.0f} s on")
+            break
+        if abs(gap) <= CONTIGUOUS_SECONDS * rate:
+            gap = 0
+        seconds, rest = divmod(max(0, gap), rate)
+        silence = (np.zeros(rate, np.float32) for _ in range(seconds))  # one by one: it may be long
+        samples = np.pad(piece.samples[max(0, -gap) :], (rest, 0))
+        for block in chain(silence, [samples]):
+            placed += len(block)
+            buffer = np.concatenate([buffer, resampler.resample_chunk(block)])
+            while len(buffer) >= SAMPLE_RATE:
+                yield buffer[:SAMPLE_RATE], 1.0
+                buffer = buffer[SAMPLE_RATE:]
+    if resampler is None:
+        raise UnusableClipError("no sound in the sound track")
+    buffer = np.concatenate([buffer, resampler.resample_chunk(buffer[:0], last=True)])
+    while True:
+        second, buffer = buffer[:SAMPLE_RATE], buffer[SAMPLE_RATE:]
+        yield np.pad(second, (0, SAMPLE_RATE - len(second))), len(second) / SAMPLE_RATE
+
+
+def _to_the_end(
+    path: Path, damaged: Callable[[str], None], **tracks: bool
+) -> Iterator[Picture | Sound]:
+    """All that can be decoded, one after the other; a file that breaks off ends there."""
+    last = shift = 0.0
+    try:
+        for item in decode_tracks(path, **tracks, damaged=damaged):
+            if item.at_seconds + shift < last - RESTART_SECONDS:
+                damaged(f"times: they start again at {last:.0f} s")
+                shift = last - item.at_seconds
+            last = item.at_seconds + shift
+            yield item._replace(at_seconds=last)
+    except av.error.FFmpegError as error:
+        damaged(f"file: {error.strerror or error}")

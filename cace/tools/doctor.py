@@ -1,0 +1,177 @@
+"""What is installed, found and missing, and how to mend it."""
+
+import importlib.util
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import pandas as pd
+import torch
+
+from cace import __version__
+from cace.data.annotations import read_annotations
+from cace.data.downloads import WEIGHTS, downloads_folder
+from cace.system.errors import UserError
+from cace.settings import Params, load_params
+from cace.data.sources.folder import INDEX, find_clips, label_files, read_index
+from cace.system.files import workers, workspace_root
+
+ENOUGH_BYTES = 2e9  # free; mini takes a third of it
+OUTS = {  # by the stage that writes it
+    "download": Path("data/media"),
+    "decode": Path("data/clips"),
+    "finetune": Path("data/models/visual_encoder.pt"),
+    "extract": Path("data/features.h5"),
+    "train": Path("data/models/localizer"),
+    "evaluate": Path("metrics/eval.json"),
+}
+
+
+class Finding(NamedTuple):
+    """One line of the screen."""
+
+    what: str
+    found: str
+    mend: str = ""  # what to do; empty where nothing is wrong
+
+
+def examine() -> list[Finding]:
+    """Looks at the machine and at the project in the current folder; changes nothing."""
+    findings = [*_machine(), *_git()]
+    try:
+        params = load_params()
+    except UserError as error:
+        return [*findings, Finding("settings", "wrong", str(error))]
+    findings.append(Finding("settings", f"source {params.data.source}"))
+    return [*findings, *_weights(params), *_folder(params), *_stages(), *_cache()]
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("cace", f"{__version__}, Python {platform.python_version()} at {sys.executable}")
+    cuda = (
+        torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA: runs on the CPU"
+    )
+    yield Finding("torch", f"{torch.__version__}, {cuda}; {workers()} worker processes")
+    codecs = {"h264", "aac"} - av.codecs_available
+    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    yield Finding(
+        "FFmpeg in PyAV",
+        f"av {av.__version__}, libavcodec {version}",
+        f"it lacks {', '.join(sorted(codecs))}; `pip install --force-reinstall av`"
+        if codecs
+        else "",
+    )
+    decord = importlib.util.find_spec("decord") is not None
+    yield Finding("decord (optional)", "installed" if decord else "not installed")
+    free = shutil.disk_usage(workspace_root()).free
+    short = free < ENOUGH_BYTES
+    yield Finding(
+        "disk",
+        f"{free / 1e9:.1f} GB free",
+        "free some: `dvc gc -w --all-branches` removes old caches, `make clean` all that stages "
+        "wrote, for every branch"
+        if short
+        else "",
+    )
+    work = workspace_root() / ".work"
+    unfinished = sorted(path for path in work.glob("*/*") if path.is_dir()) if work.exists() else []
+    left = ", ".join(path.relative_to(work).as_posix() for path in unfinished) or "none"
+    yield Finding("unfinished work", f"{left} in {work}" if unfinished else left)
+
+
+def _git() -> Iterator[Finding]:
+    if shutil.which("dvc") is None:
+        yield Finding("dvc", "not on the PATH", "`source .venv/bin/activate`")
+    else:
+        yield Finding("dvc", _run("dvc", "--version"))
+    top = _run("git", "rev-parse", "--show-toplevel")
+    if not top:
+        yield Finding(
+            "git", "no repository", "clone the project, or `git init` and commit: DVC needs it"
+        )
+        return
+    branch = _run("git", "symbolic-ref", "--short", "HEAD")
+    left = _run("git", "for-each-ref", "--format=%(refname)", "refs/exps/exec/EXEC_BASELINE")
+    mends = [
+        *(["`git checkout main`"] if not branch else []),
+        *([f"`git update-ref -d {left}`"] if left and not branch else []),
+    ]
+    yield Finding(
+        "git",
+        f"on branch {branch}"
+        if branch
+        else "on a detached HEAD, as a killed `dvc exp run` leaves it",
+        " and ".join(mends),
+    )
+
+
+def _cache() -> Iterator[Finding]:
+    if not Path("dvc.lock").exists():
+        return
+    status = json.loads(_run("dvc", "data", "status", "--json") or "{}")
+    if lacks := [name for name in status.get("not_in_cache", []) if Path(name).exists()]:
+        yield Finding(
+            "DVC's cache",
+            f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
+            "make room there, or make it writable; then `dvc commit STAGE` takes in what it wrote",
+        )
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _weights(params: Params) -> Iterator[Finding]:
+    if params.encoders is None:
+        return
+    encoders = params.encoders
+    for name, weights in (
+        (encoders.visual, encoders.visual_weights),
+        (encoders.audio, encoders.audio_weights),
+    ):
+        file = WEIGHTS.get((name, weights))
+        if file is None:
+            yield Finding(f"weights of {name}", weights)
+            continue
+        places = (downloads_folder(), Path(torch.hub.get_dir()) / "checkpoints")
+        found = [place / file.name for place in places if (place / file.name).is_file()]
+        yield Finding(
+            f"weights of {name}",
+            str(found[0]) if found else "not here",
+            "" if found else f"downloaded when needed; offline, put {file} into {places[0]}",
+        )
+
+
+def _folder(params: Params) -> Iterator[Finding]:
+    if params.data.source != "folder" or params.data.path is None:
+        return
+    folder = workspace_root() / params.data.path.expanduser()
+    try:
+        clips = find_clips(folder, read_annotations(folder))
+        index = read_index(INDEX)
+    except UserError as error:
+        yield Finding("data.path", str(folder), str(error))
+        return
+    files = {**clips, **label_files(folder)}
+    sizes = pd.Series({id_: path.stat().st_size for id_, path in files.items()}, dtype=int)
+    same = index.set_index("id")["bytes"].astype(int).sort_index().equals(sizes.sort_index())
+    yield Finding(
+        "data.path",
+        f"{folder}, {len(clips)} clips, {'as indexed' if same else 'not as indexed'}",
+        "" if same else f"`cace index {folder}`, so that the pipeline notices changes",
+    )
+
+
+def _stages() -> Iterator[Finding]:
+    missing = [stage for stage, out in OUTS.items() if not out.exists()]
+    yield Finding(
+        "pipeline",
+        f"not run yet: {', '.join(missing)}" if missing else "has run: see metrics/eval.json",
+    )

@@ -1,0 +1,120 @@
+"""What the pipeline sees of one clip: frames with their labels, its sound, its spectrogram."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # pictures go to files, also where there is no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import soundfile
+
+from cace.data.annotations import SEGMENTS, Row, segment_labels
+from cace.media.store import ClipStore
+from cace.system.errors import UserError
+from cace.media.decode import SAMPLE_RATE
+
+EVENT, BACKGROUND, WRONG = "#0072b2", "#767676", "#b03a00"
+
+
+class Inspected(NamedTuple):
+    """The files that were written."""
+
+    contact_sheet: Path
+    spectrogram: Path
+    sound: Path
+
+
+def inspect_clip(id_: str, clips: ClipStore, predictions: Path, into: Path) -> Inspected:
+    """Writes contact_sheet.png, spectrogram.png and sound.wav.
+
+    predictions: the CSV that `evaluate` writes; where it is not there, or does not hold the clip,
+        the picture shows labels alone.
+    Raises: UserError where the clip is unknown, or could not be decoded (with the reason).
+    """
+    annotations = clips.annotations
+    if id_ not in annotations.ids:
+        near = [other for other in annotations.ids if other.startswith(id_[:3])][:5]
+        raise UserError(
+            f"clip {id_!r}: not in this data set of {len(annotations.ids)} clips; "
+            f"{'near: ' + ', '.join(near) if near else 'see ' + str(clips.folder / 'clips.csv')}"
+        )
+    frames, sound = clips.frames(id_), clips.sound(id_)
+    names = [*annotations.categories, "background"]
+    rows = [i for i, row in enumerate(annotations.rows) if row.id == id_]
+    # Predictions are of test rows; in AVE some clips stand in two rows, with another label each.
+    rows.sort(key=lambda row: annotations.rows[row].split != "test")
+    labels = [[names[k] for k in segment_labels(annotations)[row]] for row in rows]
+    predicted = _predictions(predictions, id_)
+    title = "; ".join(_describe(annotations.rows[row], names) for row in rows)
+
+    into.mkdir(parents=True, exist_ok=True)
+    files = Inspected(into / "contact_sheet.png", into / "spectrogram.png", into / "sound.wav")
+    middle = frames[clips.fps // 2 :: clips.fps][:SEGMENTS]
+    _draw_contact_sheet(files.contact_sheet, f"{id_}: {title}", middle, labels[0], predicted)
+    _draw_spectrogram(files.spectrogram, f"{id_}: {title}", sound.ravel(), labels[0])
+    soundfile.write(files.sound, sound.ravel(), SAMPLE_RATE, subtype="PCM_16")
+    return files
+
+
+def _describe(row: Row, names: list[str]) -> str:
+    return f"{names[row.category]}, {row.start}-{row.end} s, {row.split}"
+
+
+def _predictions(path: Path, id_: str) -> list[str] | None:
+    """Predicted category names of the first seed, or None."""
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, dtype={"id": str})
+    table = table[table["id"] == id_]
+    found = table[table["seed"] == table["seed"].min()].head(SEGMENTS)
+    return list(found["predicted"]) or None
+
+
+def _draw_contact_sheet(
+    path: Path, title: str, frames: np.ndarray, labels: list[str], predicted: list[str] | None
+) -> None:
+    figure, axes = plt.subplots(2, 5, figsize=(14, 7.2), layout="constrained")
+    figure.suptitle(title, fontweight="bold")
+    for second, (axis, frame, label) in enumerate(zip(axes.flat, frames, labels, strict=True)):
+        axis.imshow(frame)
+        axis.set(xticks=[], yticks=[])
+        colour = BACKGROUND if label == "background" else EVENT
+        for spine in axis.spines.values():
+            spine.set(edgecolor=colour, linewidth=4)
+        axis.set_title(f"{second} s: {label}", color=colour, fontsize=10)
+        if predicted is not None:
+            right = predicted[second] == label
+            mark = "predicted" if right else "wrongly"
+            axis.set_xlabel(
+                f"{mark}: {predicted[second]}", color=colour if right else WRONG, fontsize=10
+            )
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def _draw_spectrogram(path: Path, title: str, sound: np.ndarray, labels: list[str]) -> None:
+    figure, axis = plt.subplots(figsize=(14, 4.5), layout="constrained")
+    # A floor of digital silence, so that the colours start at -120 dB and not at minus infinity.
+    quiet = np.random.default_rng(0).normal(scale=1e-6, size=len(sound))
+    _, _, _, image = axis.specgram(
+        sound + quiet, NFFT=1024, Fs=SAMPLE_RATE, noverlap=704, vmin=-140, vmax=-40
+    )
+    axis.set(xlabel="seconds", ylabel="Hz", xticks=range(SEGMENTS + 1))
+    axis.set_title(title, fontweight="bold", pad=24)
+    over_plot = axis.get_xaxis_transform()  # seconds by share of the plot's height
+    axis.set_xlim(0, SEGMENTS)
+    figure.colorbar(image, label="dB of full power per Hz")
+    for second, label in enumerate(labels):
+        colour = BACKGROUND if label == "background" else EVENT
+        strip = plt.Rectangle(
+            (second, 1), 1, 0.06, color=colour, transform=over_plot, clip_on=False
+        )
+        axis.add_patch(strip)
+        short = label if len(label) < 14 else f"{label[:12]}…"
+        axis.text(second + 0.05, 1.015, short, transform=over_plot, color="white", fontsize=9)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
