@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from cace.encoders.visual import visual_encoder
-from cace.system.errors import run
 from cace.settings import Params, load_params
+from cace.system.errors import run
 from cace.system.files import write_atomically
 from stages.extract import encode
 

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import yaml
 
-from cace.media.store import ClipStore
-from cace.system.device import choose_device
-from cace.evaluation.protocols import attend, load_for, prediction_table
-from cace.features.store import FeatureStore
-from cace.settings import load_params
 from ablations.guidance import guidance_page, most_disputed
-from cace.report.timelines import show_clips
+from cace.evaluation.protocols import attend, load_for, prediction_table
 from cace.features.batches import Split
-from cace.training.loop import evaluate
+from cace.features.store import FeatureStore
+from cace.media.store import ClipStore
+from cace.report.timelines import show_clips
+from cace.settings import load_params
+from cace.system.device import choose_device
 from cace.system.files import expect_file
+from cace.training.loop import evaluate
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it
 

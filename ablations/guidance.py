@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cace.data.annotations import SEGMENTS
+from cace.conventions import SEGMENTS
 from cace.report import render
 from cace.report.timelines import Clip
 
@@ -40,4 +40,6 @@ def guidance_page(
         Way(name, float((table["actual"] == table["predicted"]).mean()))
         for name, table in said.items()
     ]
-    return render("guidance.html", "ablations", source=source, ways=ways, clips=clips, threshold=threshold)
+    return render(
+        "guidance.html", "ablations", source=source, ways=ways, clips=clips, threshold=threshold
+    )

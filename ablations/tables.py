@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablations.figure_5 import figure_5
-from cace.system.errors import run
 from cace.settings import load_params
+from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
 
 CLIP_SOURCES = ("mini", "folder", "ave")

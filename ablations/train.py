@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cace.evaluation.protocols import evaluate_seeds, summary
+from cace.features.batches import Split
+from cace.features.store import FeatureStore
+from cace.finetuning.processes import Team
+from cace.settings import Params, changed, load_params
 from cace.system.device import choose_device
 from cace.system.errors import UserError, run
-from cace.evaluation.protocols import evaluate_seeds, summary
-from cace.features.store import FeatureStore
-from cace.settings import Params, changed, load_params
-from cace.features.batches import Split
-from cace.finetuning.processes import Team
+from cace.system.files import expect_file, write_atomically, write_json
+from cace.system.scratch import scratch
 from cace.training.loop import Fitted
-from cace.system.files import expect_file, scratch, write_atomically, write_json
 from stages.train import Job, train_all
 
 CELLS = Path("ablations/params.yaml")

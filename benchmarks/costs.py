@@ -29,16 +29,17 @@ from cace.data.annotations import (
     save_annotations,
     segment_labels,
 )
-from cace.media.store import ClipStore, decode_clips, media_files
-from cace.system.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.extraction.encode import Decoded, Encoding
 from cace.features.store import create_store
 from cace.finetuning.contrast import finetune
-from cace.settings import Params, changed, load_params
 from cace.finetuning.processes import Team
-from cace.system.files import workers, write_json
+from cace.media.store import ClipStore, decode_clips, media_files
+from cace.settings import Params, changed, load_params
+from cace.system.device import choose_device
+from cace.system.files import write_json
+from cace.system.workers import workers
 from stages.train import Job, train_one
 
 SIZES = {"AVE": 4_143, "VGGSound-AVEL": 100_000, "AudioSet": 2_000_000}

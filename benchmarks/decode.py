@@ -24,8 +24,9 @@ from benchmarks.measuring import (
     report,
     timed,
 )
-from cace.media.decode import SAMPLE_RATE, decode_clip
-from cace.system.files import workers
+from cace.conventions import SAMPLE_RATE
+from cace.media.decode import decode_clip
+from cace.system.workers import workers
 
 FRAMES, FPS, SHORT_SIDE, CROP = 160, 16, 232, 224
 STORED: Any = {"fps": FPS, "short_side": SHORT_SIDE, "crop": CROP, "jpeg_quality": 95}

@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.measuring import alone, figure, in_turns, peak_megabytes, render, report, timed
 from cace.data.annotations import Annotations, Row, read_annotations
-from cace.media.store import ClipStore, MediaFile, decode_clips, media_files
-from cace.system.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.extraction.encode import extract_features
-from cace.system.files import workers
+from cace.media.store import ClipStore, MediaFile, decode_clips, media_files
+from cace.system.device import choose_device
+from cace.system.workers import workers
 
 BATCH = 40  # frames
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cace.system.files import workers
+from cace.system.workers import workers
 
 
 def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:

@@ -74,11 +74,11 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
     """The same by the localizer, as an epoch of training computes it, part by part."""
     import torch
 
-    from cace.localizers import checkpoints
+    from cace.features.batches import Split
     from cace.features.store import FeatureStore
+    from cace.localizers import checkpoints
     from cace.localizers.cace_net import Localizer
     from cace.localizers.parts.losses import loss_terms, part_of_batch, total
-    from cace.features.batches import Split
     from cace.training.loop import CLIPS_AT_ONCE, in_precision
     from tests import fill
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from cace import __version__
-from cace.data.annotations import SPLITS
-from cace.system.errors import UserError, listed, run
+from cace.conventions import SPLITS
 from cace.settings import Guidance
-from cace.system.files import workers, write_atomically
+from cace.system.errors import UserError, listed, run
+from cace.system.files import write_atomically
+from cace.system.workers import workers
 
 if TYPE_CHECKING:
     from cace.localizers.checkpoints import PublishedSettings
@@ -294,8 +295,9 @@ def _inspect(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
+    from cace.data.sources.folder import INDEX_COLUMNS, read_index
+    from cace.paths import INDEX
     from cace.tools.check import check_folder
-    from cace.data.sources.folder import INDEX, INDEX_COLUMNS, read_index
 
     checked = check_folder(
         options.folder,
@@ -330,14 +332,8 @@ def _doctor(_: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from cace.data.annotations import read_annotations
-    from cace.data.sources.folder import (
-        INDEX,
-        differences,
-        find_clips,
-        index_of,
-        label_files,
-        read_index,
-    )
+    from cace.data.sources.folder import differences, find_clips, index_of, label_files, read_index
+    from cace.paths import INDEX
 
     annotations = read_annotations(options.folder)
     clips = find_clips(options.folder, annotations)
@@ -360,10 +356,10 @@ def _plots(_: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cace.system.device import choose_device
     from cace.evaluation.protocols import load_for
-    from cace.features.store import FeatureStore
     from cace.features.batches import Split
+    from cace.features.store import FeatureStore
+    from cace.system.device import choose_device
     from cace.training.loop import evaluate
 
     split = Split(FeatureStore(options.features), options.split, choose_device())

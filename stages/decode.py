@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cace.data.annotations import SPLITS, known_categories, read_annotations, save_annotations
-from cace.media.store import decode_clips, media_files
-from cace.system.errors import UserError, listed, run
-from cace.settings import DecodeParams, load_params
+from cace.conventions import SPLITS
+from cace.data.annotations import known_categories, read_annotations, save_annotations
 from cace.data.sources.released_labels import read_published
-from cace.system.files import expect_file, publish, scratch, sha256, workers, write_json
+from cace.media.store import decode_clips, media_files
+from cace.settings import DecodeParams, load_params
+from cace.system.errors import UserError, listed, run
+from cace.system.files import expect_file, publish, sha256, write_json
+from cace.system.scratch import scratch
+from cace.system.workers import workers
 
 MEDIA, CLIPS, METRICS = Path("data/media"), Path("data/clips"), Path("metrics/decode.json")
 

@@ -9,18 +9,12 @@ import pandas as pd
 
 from cace.data.annotations import known_categories, read_annotations
 from cace.data.downloads import WEIGHTS, fetch
-from cace.system.errors import UserError, run
-from cace.settings import Params, load_params
 from cace.data.sources import ave, folder, mini, released
-from cace.system.files import (
-    progress,
-    publish,
-    scratch,
-    sha256,
-    workers,
-    workspace_root,
-    write_atomically,
-)
+from cace.settings import Params, load_params
+from cace.system.errors import UserError, run
+from cace.system.files import publish, sha256, workspace_root, write_atomically
+from cace.system.scratch import scratch
+from cace.system.workers import progress, workers
 
 
 def main() -> None:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from cace.evaluation.protocols import evaluate_runs
+from cace.features.batches import Split
+from cace.features.store import FeatureStore
 from cace.media.store import ClipStore
+from cace.report.run import run_page
+from cace.settings import load_params
 from cace.system.device import choose_device
 from cace.system.errors import run
-from cace.evaluation.protocols import evaluate_runs
-from cace.features.store import FeatureStore
-from cace.settings import load_params
-from cace.report.run import run_page
-from cace.features.batches import Split
 from cace.system.files import write_atomically, write_json
 
 BATCH_SIZE = 64  # clips; the scores do not depend on it

@@ -9,15 +9,16 @@ import pandas as pd
 import torch
 
 from cace.data.annotations import load_annotations
-from cace.media.store import ClipStore
-from cace.system.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
-from cace.system.errors import UserError, run
 from cace.extraction.encode import convert_features, extract_features
+from cace.media.store import ClipStore
 from cace.settings import EncodersParams, ExtractParams, load_params
-from cace.system.files import expect_file, publish, scratch, sha256
+from cace.system.device import choose_device
+from cace.system.errors import UserError, run
+from cace.system.files import expect_file, publish, sha256
+from cace.system.scratch import scratch
 
 CLIPS, MEDIA = Path("data/clips"), Path("data/media")
 ENCODER, FEATURES = Path("data/models/visual_encoder.pt"), Path("data/features.h5")

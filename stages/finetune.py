@@ -12,16 +12,17 @@ import pandas as pd
 import torch
 
 from cace.data.annotations import Annotations
-from cace.media.store import ClipStore
-from cace.system.device import choose_device
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
-from cace.system.errors import UserError, run
 from cace.finetuning.contrast import Epoch, finetune
-from cace.settings import EncodersParams, FinetuneParams, load_params
 from cace.finetuning.processes import Team, assemble
-from cace.system.files import scratch, write_atomically, write_json
+from cace.media.store import ClipStore
+from cace.settings import EncodersParams, FinetuneParams, load_params
+from cace.system.device import choose_device
+from cace.system.errors import UserError, run
+from cace.system.files import write_atomically, write_json
+from cace.system.scratch import scratch
 
 ENCODER = Path("data/models/visual_encoder.pt")
 CURVE, METRICS = Path("metrics/finetune.csv"), Path("metrics/finetune.json")

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from cace.features.batches import Silenced
+from cace.features.store import FeatureStore
+from cace.finetuning.processes import Team, assemble
+from cace.settings import Params, load_params
 from cace.system.device import choose_device
 from cace.system.errors import run
-from cace.features.store import FeatureStore
-from cace.settings import Params, load_params
-from cace.features.batches import Silenced
-from cace.finetuning.processes import Team, assemble
+from cace.system.files import publish, write_atomically, write_json
+from cace.system.scratch import scratch
+from cace.system.workers import worker_processes, workers
 from cace.training.loop import UNIMODAL, Design, Fitted, Objective, fit
-from cace.system.files import publish, scratch, worker_processes, workers, write_atomically, write_json
 
 FEATURES = Path("data/features.h5")
 

@@ -1,8 +1,8 @@
 import pytest
 
+from cace.conventions import SPLITS
 from cace.data.annotations import (
     AVE_CATEGORIES,
-    SPLITS,
     Annotations,
     Row,
     load_annotations,

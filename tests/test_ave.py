@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from cace.system.errors import UserError
 from cace.data.sources import ave
 from cace.data.sources.ave import Counts, check, unpack
+from cace.system.errors import UserError
 from stages import download
 
 ROOT = Path(__file__).parent.parent

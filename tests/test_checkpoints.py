@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from cace.localizers import checkpoints
-from cace.system.errors import UserError
 from cace.localizers.cace_net import Localizer
+from cace.system.errors import UserError
 from tests import fill
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cace import cli
-from cace.data.annotations import AVE_CATEGORIES, Annotations, Row
 from cace.cli import main
+from cace.data.annotations import AVE_CATEGORIES, Annotations, Row
 from tests import fill
 from tests.stores import write_feature_store
 

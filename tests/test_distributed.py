@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from cace.data.annotations import Annotations, Row
-from cace.media.store import ClipStore, decode_clips, media_files
-from cace.system.cluster import on_cluster
 from cace.encoders.audio import AudioEncoder, LogMelStatistics
 from cace.encoders.visual import VisualEncoder
-from cace.system.errors import UserError
 from cace.extraction.encode import extract_features
+from cace.media.store import ClipStore, decode_clips, media_files
+from cace.system.cluster import on_cluster
+from cace.system.errors import UserError
 from cace.system.files import expect_file
 from tests.videos import tone, write_video
 

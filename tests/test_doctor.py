@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from cace.tools import doctor
 from cace.cli import main
+from cace.tools import doctor
 from tests.project import Project
 
 

@@ -12,9 +12,9 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cace.system.errors import UserError
 from cace.inference.exports import Writer, to_audacity, to_csv, to_json, to_vtt, videos
 from cace.inference.timeline import Decision, TimedEvent, Timeline
+from cace.system.errors import UserError
 
 EVENTS = [
     TimedEvent("Violin, fiddle", 0.0, 3.0, 0.91234),

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from cace.data.annotations import Annotations, Row, segment_labels
-from cace.media.store import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.system.errors import UserError
 from cace.extraction.encode import _read_ahead, extract_features
 from cace.features.store import FeatureStore, create_store
+from cace.media.store import ClipStore
+from cace.system.errors import UserError
 
 ROWS = (
     Row("a", 0, 0, 4, "train"),

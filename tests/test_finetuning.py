@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cace.finetuning import contrast as finetuning
-from cace.media.store import ClipStore
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.system.errors import UserError
+from cace.finetuning import contrast as finetuning
 from cace.finetuning.contrast import clip_pictures, finetune, info_nce, retrieval
 from cace.finetuning.processes import Team
+from cace.media.store import ClipStore
+from cace.system.errors import UserError
 
 
 def unit(rows, seed):

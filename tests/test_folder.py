@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from cace.cli import main
+from cace.paths import INDEX
 from cace.system.errors import UserError
-from cace.data.sources.folder import INDEX
 from stages import download
 
 ROOT = Path(__file__).parent.parent

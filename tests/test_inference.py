@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import cace
-from cace.localizers import checkpoints
-from cace.inference import localize as inference
-from cace.media.store import as_stored
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
-from cace.system.errors import UserError
-from cace.localizers.cace_net import Localizer
-from cace.media.video import decode_segments
+from cace.inference import localize as inference
 from cace.inference.timeline import Decision, Timeline
+from cace.localizers import checkpoints
+from cace.localizers.cace_net import Localizer
+from cace.media.store import as_stored
+from cace.media.video import decode_segments
+from cace.system.errors import UserError
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
 
 FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}

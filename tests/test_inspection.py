@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cace.tools import inspect as inspection
 from cace.data.annotations import Annotations, Row
+from cace.tools import inspect as inspection
 
 
 def test_a_prediction_is_held_against_the_row_of_the_test_split(tmp_path, monkeypatch):

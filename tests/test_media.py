@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from cace.media.decode import SAMPLE_RATE, SCALING, UnusableClipError, decode_clip
+from cace.conventions import SAMPLE_RATE
+from cace.media.decode import SCALING, UnusableClipError, decode_clip
 from tests.kinds import KINDS, Kind, at_rate
 from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 

@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from cace.data.annotations import AVE_CATEGORIES, SPLITS, read_annotations
+from cace.conventions import SPLITS
+from cace.data.annotations import AVE_CATEGORIES, read_annotations
 from cace.data.sources import mini
 
 TINY = {"seed": 3, "width": 32, "height": 32, "fps": 2}

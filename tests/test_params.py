@@ -5,8 +5,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from cace.system.errors import UserError
 from cace.settings import PARAMS_SECTIONS, PROFILE_SECTIONS, load_params
+from cace.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FILES = ["params.yaml", *(f"profiles/{path.name}" for path in (ROOT / "profiles").iterdir())]

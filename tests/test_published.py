@@ -6,12 +6,13 @@ import h5py
 import numpy as np
 import pytest
 
+from cace.conventions import SPLITS
+from cace.data.annotations import AVE_CATEGORIES
+from cace.data.sources.released_labels import read_published
 from cace.extraction import encode as extraction
-from cace.data.annotations import AVE_CATEGORIES, SPLITS
-from cace.system.errors import UserError
 from cace.extraction.encode import convert_features
 from cace.features.store import FeatureStore
-from cace.data.sources.released_labels import read_published
+from cace.system.errors import UserError
 from tests.releases import (
     NAMES,
     ROWS,

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from cace.system.errors import UserError
-from cace.features.store import FeatureStore
 from cace.data.sources import released
 from cace.data.sources.released import FILES, ONLY_FOR_CHECKS, complete, find_files, take
+from cace.features.store import FeatureStore
+from cace.system.errors import UserError
 from tests.project import Project
 from tests.releases import write_release
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from cace.localizers import checkpoints
-from cace.data.annotations import Annotations, Row
-from cace.media.store import ClipStore
-from cace.evaluation.protocols import attend, evaluate_runs, load_for
-from cace.features.store import FeatureStore
-from cace.evaluation.metrics import Scores
-from cace.settings import changed, load_params
-from cace.report.curves import chart
 from ablations.guidance import guidance_page, most_disputed
+from cace.data.annotations import Annotations, Row
+from cace.evaluation.metrics import Scores
+from cace.evaluation.protocols import attend, evaluate_runs, load_for
+from cace.features.batches import Split
+from cace.features.store import FeatureStore
+from cace.localizers import checkpoints
+from cace.media.store import ClipStore
+from cace.report.curves import chart
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
-from cace.features.batches import Split
+from cace.settings import changed, load_params
 from cace.training.loop import UNIMODAL, Design, build_localizer
 from tests.project import ROOT
 from tests.stores import write_feature_store

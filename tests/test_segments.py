@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cace.media.decode import SAMPLE_RATE, UnusableClipError, decode_clip
+from cace.conventions import SAMPLE_RATE
+from cace.media.decode import UnusableClipError, decode_clip
 from cace.media.video import decode_segments, probe
 from tests.videos import (
     WRONG_KINDS,

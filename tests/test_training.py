@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from cace.localizers import checkpoints
-from cace.features import batches as splits
-from cace.training import loop as training
 from cace.data.annotations import Annotations
-from cace.system.errors import UserError
 from cace.evaluation.protocols import evaluate_runs
-from cace.features.store import FeatureStore
-from cace.localizers.parts.losses import loss_terms
+from cace.features import batches as splits
 from cace.features.batches import Clips, Split
+from cace.features.store import FeatureStore
 from cace.finetuning.processes import Team
+from cace.localizers import checkpoints
+from cace.localizers.parts.losses import loss_terms
+from cace.system.errors import UserError
+from cace.training import loop as training
 from cace.training.loop import (
     UNIMODAL,
     Design,

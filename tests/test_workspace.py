@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from cace.system.errors import UserError
-from cace.system.files import publish, scratch, workers, write_atomically, write_json
+from cace.system.files import publish, write_atomically, write_json
+from cace.system.scratch import scratch
+from cace.system.workers import workers
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +102,7 @@ def test_the_number_of_workers_is_checked(monkeypatch):
 
 PARENT = """
 import os, sys, time
-from cace.system.files import worker_processes
+from cace.system.workers import worker_processes
 if __name__ == "__main__":
     with worker_processes(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

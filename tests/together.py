@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import torch
 
-from cace.training import loop as training
 from cace.features.store import FeatureStore
 from cace.finetuning.processes import Team, assemble
+from cace.training import loop as training
 from cace.training.loop import fit
 from tests.stores import write_feature_store
 from tests.test_finetuning import finetune_colours

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from cace.conventions import SEGMENTS, SPLITS
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, write_json
 
-SEGMENTS = 10  # T: one-second segments of a clip
-SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
 SPLIT_SEED = 0
 LONGEST_ID = 200  # bytes; file systems take 255, with what is put around it

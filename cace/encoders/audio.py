@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cace.conventions import SAMPLE_RATE
 from cace.encoders.vggish import VGGish
 from cace.encoders.weights import load_into, read_weights, weights_file
 from cace.system.errors import UserError
-from cace.media.decode import SAMPLE_RATE
 
 # The front end of Cnn14 (Kong et al. 2020), which logmel shares.
 WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50, 14_000

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from scipy.signal import firwin
 from torch import Tensor, nn
 
-from cace.media.decode import SAMPLE_RATE
+from cace.conventions import SAMPLE_RATE
 
 RATE = 16_000  # Hz, that the network hears
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two above the window

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from typing_extensions import Unpack
 
-from cace.localizers import checkpoints
-from cace.localizers.checkpoints import PublishedSettings
-from cace.system.errors import UserError
-from cace.features.store import FeatureStore
-from cace.localizers.cace_net import Localizer
 from cace.evaluation.metrics import Scores, always_background, never_background, segment_predictions
 from cace.features.batches import Split
+from cace.features.store import FeatureStore
+from cace.localizers import checkpoints
+from cace.localizers.cace_net import Localizer
+from cace.localizers.checkpoints import PublishedSettings
+from cace.system.errors import UserError
 from cace.training.loop import CHOSEN_AT, UNIMODAL, Predictions, evaluate
 
 CONFIDENCE = 0.95  # of the interval of the test accuracy

@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int, UInt8
 from torch import Tensor
 
-from cace.data.annotations import PUBLISHED_KEY, SEGMENTS, Annotations, segment_labels
-from cace.media.store import ClipStore
-from cace.system.device import choose_device
-from cace.system.cluster import on_cluster
+from cace.conventions import SAMPLE_RATE, SEGMENTS
+from cace.data.annotations import PUBLISHED_KEY, Annotations, segment_labels
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
-from cace.system.errors import UserError, listed
 from cace.features.store import create_store
-from cace.media.decode import SAMPLE_RATE
-from cace.system.files import progress, workers
+from cace.media.store import ClipStore
+from cace.system.cluster import on_cluster
+from cace.system.device import choose_device
+from cace.system.errors import UserError, listed
+from cace.system.workers import progress, workers
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
 CPU_FRAMES = 40  # through an encoder at once; more are no faster and take memory: 160 take 4.4 GB

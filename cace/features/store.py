@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from cace.data.annotations import SPLITS, Annotations
+from cace.conventions import SPLITS
+from cace.data.annotations import Annotations
 from cace.system.errors import UserError
 from cace.system.files import expect_file
 

@@ -21,14 +21,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cace.data.annotations import SEGMENTS
-from cace.media.store import ClipStore
+from cace.conventions import SEGMENTS
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
+from cace.finetuning.processes import Team
+from cace.media.store import ClipStore
 from cace.system.errors import UserError
 from cace.system.resume import Stateful, put_back, read_state, save_state
-from cace.finetuning.processes import Team
-from cace.system.files import progress
+from cace.system.workers import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
 # Likewise on a CPU: 40 frames of 224 pixels take 1.4 times the seconds of 10, and 7.3 GB for 3.3.

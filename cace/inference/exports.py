@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from cace.data.annotations import Line, read_lines
-from cace.system.errors import UserError, listed
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
+from cace.system.errors import UserError, listed
 from cace.system.files import write_atomically
 
 DIGITS = 4  # of what is written; seeds differ in the second

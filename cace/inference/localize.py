@@ -16,20 +16,21 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from cace.localizers import checkpoints
-from cace.data.annotations import AVE_CATEGORIES, SEGMENTS
-from cace.localizers.checkpoints import PublishedSettings
-from cace.media.store import as_stored
-from cace.system.device import choose_device
+from cace.conventions import SEGMENTS
+from cace.data.annotations import AVE_CATEGORIES
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
-from cace.system.errors import UserError, listed
 from cace.extraction.encode import Decoded, Encoding
-from cace.localizers.cace_net import Localizer
-from cace.media.decode import UnusableClipError
-from cace.media.video import Segment, decode_segments, probe
 from cace.inference.timeline import Decision, Timeline
+from cace.localizers import checkpoints
+from cace.localizers.cace_net import Localizer
+from cace.localizers.checkpoints import PublishedSettings
+from cace.media.decode import UnusableClipError
+from cace.media.store import as_stored
+from cace.media.video import Segment, decode_segments, probe
+from cace.system.device import choose_device
+from cace.system.errors import UserError, listed
 from cace.system.files import expect_file
 
 STEP = SEGMENTS // 2  # seconds from one window to the next

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float
 
-from cace.report import render
 from cace.inference.timeline import Decision, TimedEvent, Timeline
+from cace.report import render
 
 BEST = 3  # categories of a second that the page names
 MEDIA_TYPES = {

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.localizers.parts.co_guidance import CoGuidance
-from cace.settings import Guidance, Heads
 from cace.localizers.parts.relation import AcrossModalities, Interaction, WithinModality
+from cace.settings import Guidance, Heads
 
 VISUAL_CHANNELS, AUDIO_CHANNELS, MODEL_CHANNELS = 512, 128, 256
 TOP_SEGMENTS = 4  # that make a category's class-activation score

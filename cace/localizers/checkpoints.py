@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from cace.system.errors import UserError
 from cace.localizers.cace_net import Localizer
 from cace.settings import Guidance
+from cace.system.errors import UserError
 from cace.system.files import expect_file, write_atomically
 
 FORMAT = "cace-localizer-1"

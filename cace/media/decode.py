@@ -17,7 +17,7 @@ import soxr
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8
 
-SAMPLE_RATE = 32_000  # Hz, of all sound that leaves this module
+from cace.conventions import MIN_SECONDS, SAMPLE_RATE
 
 # A frame stamped within this of k / fps counts as shown: 29.97 fps frames miss it by up to 33 µs.
 SAME_TIME_SECONDS = 5e-5
@@ -69,7 +69,7 @@ def decode_clip(
     short_side: int,
     crop: int,
     backend: str = "pyav",
-    min_seconds: float = 9.0,
+    min_seconds: float = MIN_SECONDS,
 ) -> Clip:
     """The first `seconds` of a clip: frames scaled to `short_side` and cropped, 32 kHz sound.
 

@@ -28,11 +28,13 @@ from jaxtyping import Float32, Int16, UInt8
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from PIL import Image
 
-from cace.data.annotations import SEGMENTS, Annotations, load_annotations, save_annotations
+from cace.conventions import SAMPLE_RATE, SEGMENTS
+from cace.data.annotations import Annotations, load_annotations, save_annotations
+from cace.media.decode import UnusableClipError, decode_clip
 from cace.system.cluster import on_cluster
 from cace.system.errors import UserError
-from cace.media.decode import SAMPLE_RATE, UnusableClipError, decode_clip
-from cace.system.files import expect_file, progress, sha256, write_atomically, write_json
+from cace.system.files import expect_file, sha256, write_atomically, write_json
+from cace.system.workers import progress
 
 SHARD_CLIPS = 32
 CLIPS_AHEAD = 2 * SHARD_CLIPS  # on their way at once, or two a process: bounds the memory

@@ -14,11 +14,11 @@ import numpy as np
 import soxr
 from jaxtyping import Float32, UInt8
 
+from cace.conventions import SAMPLE_RATE
 from cace.media.decode import (
     CONTIGUOUS_SECONDS,
     FORMATS,
     LONGEST_GAP_SECONDS,
-    SAMPLE_RATE,
     FramePicker,
     Picture,
     Sound,

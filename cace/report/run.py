@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from cace.data.annotations import SEGMENTS
-from cace.media.store import ClipStore
+from cace.conventions import SEGMENTS
 from cace.evaluation.protocols import Evaluation, attend, load_for
-from cace.settings import Params
+from cace.features.batches import Split
+from cace.media.store import ClipStore
 from cace.report import render
 from cace.report.curves import Chart, chart
 from cace.report.timelines import show_clips
-from cace.features.batches import Split
+from cace.settings import Params
 from cace.system.files import expect_file
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right

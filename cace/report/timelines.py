@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cace.data.annotations import SEGMENTS
+from cace.conventions import SEGMENTS
 from cace.media.store import ClipStore
 
 SIDE = 128  # pixels of a shown frame, at most: a page with many of them stays small

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from cace.system.files import workers
+from cace.system.workers import workers
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 

@@ -17,10 +17,12 @@ import torch
 from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.downloads import WEIGHTS, downloads_folder
-from cace.system.errors import UserError
+from cace.data.sources.folder import find_clips, label_files, read_index
+from cace.paths import INDEX
 from cace.settings import Params, load_params
-from cace.data.sources.folder import INDEX, find_clips, label_files, read_index
-from cace.system.files import workers, workspace_root
+from cace.system.errors import UserError
+from cace.system.files import workspace_root
+from cace.system.workers import workers
 
 ENOUGH_BYTES = 2e9  # free; mini takes a third of it
 OUTS = {  # by the stage that writes it

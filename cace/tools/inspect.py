@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from cace.data.annotations import SEGMENTS, Row, segment_labels
+from cace.conventions import SAMPLE_RATE, SEGMENTS
+from cace.data.annotations import Row, segment_labels
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
-from cace.media.decode import SAMPLE_RATE
 
 EVENT, BACKGROUND, WRONG = "#0072b2", "#767676", "#b03a00"
 

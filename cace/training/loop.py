@@ -17,17 +17,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cace.localizers import checkpoints
-from cace.data.annotations import SPLITS
-from cace.system.errors import UserError
+from cace.conventions import SPLITS
+from cace.evaluation.metrics import Scores, score, segment_predictions
+from cace.features.batches import Silenced, Split
 from cace.features.store import FeatureStore
+from cace.finetuning.processes import Team
+from cace.localizers import checkpoints
 from cace.localizers.cace_net import Localizer
 from cace.localizers.parts.losses import LossTerms, bece_floor, loss_terms, part_of_batch, total
-from cace.evaluation.metrics import Scores, score, segment_predictions
 from cace.settings import ContrastForm, Guidance, Heads, Precision
+from cace.system.errors import UserError
 from cace.system.resume import Stateful, put_back, read_state, save_state
-from cace.features.batches import Silenced, Split
-from cace.finetuning.processes import Team
 
 MEANS = ("loss", *LossTerms._fields, "contrast_excess")  # of the curve, over the train clips
 Curve = list[dict[str, float | int | None]]  # one entry an epoch

@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cace.data.annotations import AVE_CATEGORIES, SPLITS, Annotations, is_safe_id, read_annotations
+from cace.conventions import SPLITS
+from cace.data.annotations import AVE_CATEGORIES, Annotations, is_safe_id, read_annotations
 from cace.data.downloads import DRIVE, RemoteFile
 from cace.system.errors import UserError, listed
-from cace.system.files import progress
+from cace.system.workers import progress
 
 ARCHIVE = RemoteFile(
     "AVE_Dataset.zip",

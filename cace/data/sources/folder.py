@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from cace.data.annotations import SPLITS, Annotations
+from cace.conventions import SPLITS
+from cace.data.annotations import Annotations
+from cace.paths import INDEX
 from cace.system.errors import UserError, listed
-from cace.system.files import expect_file, progress, sha256
+from cace.system.files import expect_file, sha256
+from cace.system.workers import progress
 
-INDEX = Path("data/index.csv")  # of the indexed folder, in git: `download` depends on it
 INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
 CONTAINERS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 

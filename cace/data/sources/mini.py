@@ -21,11 +21,12 @@ from jaxtyping import Float, UInt8
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageColor, ImageDraw
 
-from cace.data.annotations import SEGMENTS, SPLITS
+from cace.conventions import SAMPLE_RATE, SEGMENTS, SPLITS
 from cace.data.sources import drawings, sounds
 from cace.data.sources.drawings import Colour, Pen
-from cace.data.sources.sounds import SAMPLE_RATE, Sound
-from cace.system.files import progress, worker_processes, write_atomically
+from cace.data.sources.sounds import Sound
+from cace.system.files import write_atomically
+from cace.system.workers import progress, worker_processes
 
 
 class Category(NamedTuple):

@@ -5,9 +5,9 @@ from pathlib import Path
 import h5py
 
 from cace.data.downloads import DRIVE, RemoteFile, fetch
-from cace.system.errors import UserError, listed
 from cace.data.sources.folder import copy_file
-from cace.system.files import progress
+from cace.system.errors import UserError, listed
+from cace.system.workers import progress
 
 GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
 FILES = (  # the largest last: what fails fails early

@@ -13,11 +13,10 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from cace.conventions import SEGMENTS, SPLITS
 from cace.data.annotations import (
     AVE_CATEGORIES,
     PUBLISHED_KEY,
-    SEGMENTS,
-    SPLITS,
     Annotations,
     Line,
     Row,

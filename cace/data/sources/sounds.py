@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from cace.data.annotations import SEGMENTS
+from cace.conventions import SAMPLE_RATE, SEGMENTS
 
-SAMPLE_RATE = 32_000
 SAMPLES = SEGMENTS * SAMPLE_RATE
 
 Sound = Float[np.ndarray, " _samples"]  # lengths differ: a whole clip, or one bark of it

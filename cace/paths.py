@@ -1,0 +1,16 @@
+"""Where the stages of the pipeline write, relative to the project's top folder."""
+
+from pathlib import Path
+
+INDEX = Path("data/index.csv")  # in git: what `cace index` found in a user's folder
+
+MEDIA = Path("data/media")  # download
+CLIPS = Path("data/clips")  # decode
+VISUAL_ENCODER = Path("data/models/visual_encoder.pt")  # finetune
+FEATURES = Path("data/features.h5")  # extract
+LOCALIZERS = Path("data/models/localizer")  # train
+PREDICTIONS = Path("data/predictions")  # evaluate
+
+METRICS = Path("metrics")
+EVAL = METRICS / "eval.json"  # evaluate
+CURVES, TEST_CURVES = METRICS / "curves", METRICS / "test_curves"  # train

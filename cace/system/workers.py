@@ -1,0 +1,60 @@
+"""Processes for parallel work, and how far it has come."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from cace.system.errors import UserError
+
+Item = TypeVar("Item")
+
+
+def workers() -> int:
+    """Processes to use: CACE_WORKERS, else one per core that this process may run on."""
+    text = os.environ.get("CACE_WORKERS")
+    if text is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"CACE_WORKERS: expected a number of processes >= 1, got {text!r}")
+    return int(text)
+
+
+def worker_processes(count: int) -> ProcessPoolExecutor:
+    """Processes for parallel work, which end with this one even where it is killed.
+
+    They are started anew, not forked: a worker inherits no threads and no open files.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(
+        count, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent: an orphan would go on and hold memory and cores."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Shows how far work has come: a bar on a terminal, a line for each tenth in a log."""
+    total = total if total is not None else len(items)  # type: ignore[arg-type]
+    bar = tqdm(items, desc=what, total=total, disable=None, dynamic_ncols=True)
+    shown = 0
+    for count, item in enumerate(bar, start=1):
+        yield item
+        if bar.disable and total and 10 * count // total > shown:
+            shown = 10 * count // total
+            print(f"{what}: {count}/{total}", flush=True)
