@@ -177,7 +177,7 @@ def test_a_killed_queue_goes_on_as_the_docs_say(project, tmp_path, dies, status,
     assert "train seed-0: epoch 1/2" not in printed
     disturbed.run("dvc", "exp", "apply", "resumed")
     assert disturbed.json("metrics/eval.json") == project.json("metrics/eval.json")
-    page = (ROOT / "docs/experiments.md").read_text()
+    page = (ROOT / "docs/troubleshooting.md").read_text()
     for command in (*mends, *queue):
         assert command.replace("resumed", "NAME") in page
 
