@@ -173,8 +173,8 @@ EDITED = "edit list"
 LATE = "picture or sound late, or short, by up to 1 s"
 SHORT = "less than 9 s of picture or of sound"
 CUT_LATE = "cut off after 9 s"
-CUT = "cut off before"
-NO_VIDEO = "zero bytes, HTML, anything else that is no video"
+CUT = "cut off before 9 s"
+NO_VIDEO = "zero bytes, HTML, anything else that is not a video"
 
 KINDS = (
     with_codecs("h264.mp4", "libx264", "aac"),
@@ -201,7 +201,7 @@ KINDS = (
     rotated(180),
     rotated(270),
     Kind(
-        "pixels that are not square",
+        "non-square pixels",
         "wide.mp4",
         video(size=(132, 132), aspect=Fraction(4, 3)),
         size=(132, 132),
@@ -237,7 +237,7 @@ KINDS = (
     Kind(SHORT, "delayed.mp4", video(sound=sweep(8), sound_start=2), "8.0. s of sound, expected"),
     Kind("no sound track", "silent.mp4", video(sound=None), "no sound track"),
     Kind("no picture track", "blind.mp4", video(picture=False), "no picture track"),
-    Kind("a cover for a picture", "cover.mp4", with_a_cover, "no frame in the picture track"),
+    Kind("cover art instead of a video", "cover.mp4", with_a_cover, "no frame in the picture track"),
     Kind(CUT_LATE, "cut-late.mkv", changed(first(0.97)), "padded", at_rate(25, count=243)),
     Kind(CUT, "cut.mkv", changed(first(0.5)), "s of picture, expected at least 9 s"),
     Kind(CUT, "cut.mp4", changed(first(0.5)), "not decodable"),
