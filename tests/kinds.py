@@ -237,7 +237,7 @@ KINDS = (
     Kind(SHORT, "delayed.mp4", video(sound=sweep(8), sound_start=2), "8.0. s of sound, expected"),
     Kind("no sound track", "silent.mp4", video(sound=None), "no sound track"),
     Kind("no picture track", "blind.mp4", video(picture=False), "no picture track"),
-    Kind("cover art instead of a video", "cover.mp4", with_a_cover, "no frame in the picture track"),
+    Kind("cover art, no video", "cover.mp4", with_a_cover, "no frame in the picture track"),
     Kind(CUT_LATE, "cut-late.mkv", changed(first(0.97)), "padded", at_rate(25, count=243)),
     Kind(CUT, "cut.mkv", changed(first(0.5)), "s of picture, expected at least 9 s"),
     Kind(CUT, "cut.mp4", changed(first(0.5)), "not decodable"),
