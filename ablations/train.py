@@ -4,20 +4,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 import yaml
 
+from ablations import contrast
+from ablations.contrast import Contrast
+from cace import paths
+from cace.evaluation.predict import load_for
 from cace.evaluation.protocols import evaluate_seeds, summary
 from cace.features.batches import Split
 from cace.features.store import FeatureStore
-from cace.finetuning.processes import Team
+from cace.localizers.cace_net import CaceNet
 from cace.settings import Params, changed, load_params
 from cace.system.device import choose_device
 from cace.system.errors import UserError, run
-from cace.system.files import expect_file, write_atomically, write_json
+from cace.system.files import expect_file, sha256, write_atomically, write_json
 from cace.system.scratch import scratch
-from cace.training.loop import Fitted
-from stages.train import Job, train_all
+from cace.training.runs import jobs_of, train_all
 
 CELLS = Path("ablations/params.yaml")
 
@@ -25,42 +28,44 @@ CELLS = Path("ablations/params.yaml")
 def main() -> None:
     """Trains all seeds of the cell, and writes data/ablations/cells/<cell>/.
 
-    `scores.json` holds both protocols and what the contrast did. The cells that Figure 5 shows also
-    keep `best.pt`, the localizer of their first seed.
+    `scores.json` has both protocols and what the contrast does. For the cells that Figure 5 shows,
+    `best.pt` is the localizer of the first seed.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cell", help=f"a name under `cells` in {CELLS}")
     cell = parser.parse_args().cell
     params = settings(cell)
     out = Path("data/ablations/cells") / cell
-    features = Path("data/features.h5")
+    features = paths.FEATURES
     if (own := Path("data/ablations") / cell).is_dir():
         features = own / "features.h5"
         if not features.exists():
             write_json(out / "scores.json", {"not_run": (own / "not_run.txt").read_text().strip()})
             return
     store = FeatureStore(features)
-    jobs = [Job(f"seed-{seed}", seed, None) for seed in params.train.seeds]
-    identity = params.model_dump(mode="json", exclude={"data", "evaluate", "ablations"})
-    with scratch("ablations", store.provenance, identity) as work:
-        fitted = train_all(jobs, features, work, params, Team())
-        test = Split(store, "test", choose_device())
+    jobs = jobs_of(params, unimodal=False)
+    inputs = sha256(features), params.of_training()
+    with scratch("ablations", *inputs, stage="ablations/dvc.yaml:train") as work:
+        train_all(jobs, features, work, params)
+        device = choose_device()
+        models = work / "localizer"
+        test = Split(store, "test", device)
         runs = evaluate_seeds(
-            test,
-            work / "localizer",
-            threshold=params.evaluate.threshold,
-            batch_size=params.train.batch_size,
+            test, models, params.localizer.name, threshold=params.evaluate.threshold
+        )
+        at_the_end = contrast_at_the_end(
+            Split(store, "train", device), sorted(models.glob("seed-*/last.pt")), params
         )
         if cell in read_cells()["figure_5"]:
-            best = work / "localizer" / jobs[0].name / "best.pt"
+            best = models / jobs[0].name / "best.pt"
             write_atomically(out / "best.pt", best.read_bytes())
     write_json(
         out / "scores.json",
         {
             "epochs": params.train.epochs,
             "encoders": store.provenance["encoders"],
-            **summary(test, runs, params.evaluate.threshold),
-            "contrast": contrast_at_the_end(list(fitted.values())),
+            **summary(test, runs),
+            "contrast": at_the_end._asdict(),
         },
     )
 
@@ -82,13 +87,15 @@ def read_cells() -> dict[str, Any]:
     return yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
 
 
-def contrast_at_the_end(fitted: list[Fitted]) -> dict[str, float | None]:
-    """Means over seeds of the last epoch's excess and share of the gradient; None: it was off."""
-    last: list[dict[str, Any]] = [one.curve[-1] for one in fitted]
-    return {
-        name: None if last[0][key] is None else float(np.mean([row[key] for row in last]))
-        for name, key in (("excess", "contrast_excess"), ("gradient", "contrast_gradient"))
-    }
+def contrast_at_the_end(train: Split, files: list[Path], params: Params) -> Contrast:
+    """After the last epoch, a mean over seeds."""
+    found = []
+    for file in files:
+        localizer = load_for(train, file)
+        assert isinstance(localizer, CaceNet)
+        torch.set_num_threads(1)
+        found.append(contrast.measure(localizer, train, params.train.batch_size))
+    return contrast.mean(found)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from cace.settings import Params, changed, load_params
 from cace.system.device import choose_device
 from cace.system.files import write_json
 from cace.system.workers import workers
-from stages.train import Job, train_one
+from cace.training.runs import Job, train_one
 
 SIZES = {"AVE": 4_143, "VGGSound-AVEL": 100_000, "AudioSet": 2_000_000}
 SPLITS = ("train",) * 8 + ("val", "test")  # of ten clips, as in AVE
@@ -131,7 +131,7 @@ def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
     params = changed(profile(), settings, "benchmarks.costs")
     work, device = folder / f"train-{precision}-{epochs}", choose_device()
     before = spent(device)
-    train_one(Job("seed-0", 0, None), store, work, params, device, 0, Team())
+    train_one(Job("seed-0", 0), store, work, params, device)
     return {"seconds": (spent(device) - before) / len(rows), "megabytes": peak_megabytes()}
 
 

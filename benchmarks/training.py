@@ -76,32 +76,27 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
 
     from cace.features.batches import Split
     from cace.features.store import FeatureStore
-    from cace.localizers import checkpoints
-    from cace.localizers.cace_net import Localizer
-    from cace.localizers.parts.losses import loss_terms, part_of_batch, total
+    from cace.localizers import load_checkpoint
     from cace.training.loop import CLIPS_AT_ONCE, in_precision
     from tests import fill
 
     guidance: Any = {"Co-Guide": "both", "Audio-Guide": "audio"}[guide]
-    localizer = Localizer(VISUAL, AUDIO, CATEGORIES, guidance=guidance).eval()
-    params = fill.params(guide)
-    names = checkpoints.published_names(localizer)
-    localizer.load_state_dict({ours: params[theirs] for ours, theirs in names.items()})
-    localizer.contrast_on = True
+    weights = store.with_name(f"{guide}-{precision}.pth")
+    torch.save({key: value.float() for key, value in fill.params(guide).items()}, weights)
+    localizer = load_checkpoint(weights, "cace_net", guidance=guidance, bece_tau=0.2)
     device = torch.device("cpu")
     split = Split(FeatureStore(store), "train", device)
-    labels = torch.from_numpy(split.labels)
 
     def step() -> Any:
         scores = []
-        for places in torch.arange(BATCH).split(CLIPS_AT_ONCE):
-            clips = split.clips(places)
+        every = torch.arange(BATCH)
+        for places in every.split(CLIPS_AT_ONCE):
+            batch = split.batch(places, every)
             noise = torch.zeros(len(places), 10, 256)
             with in_precision(precision, device):
-                out = localizer(clips.visual, clips.audio, noise=noise)
-            terms = loss_terms(out, clips.labels, CATEGORIES, contrast=True, temperature=0.2)
-            total(part_of_batch(terms, clips.labels, labels, CATEGORIES), 1.0).backward()
-            scores.append(out.class_logits.detach())
+                out = localizer(batch.visual, batch.audio, noise=noise)
+            torch.stack([*localizer.losses(out, batch).values()]).sum().backward()
+            scores.append(out.class_logits.detach().squeeze(1))
         localizer.zero_grad()
         return torch.cat(scores)
 

@@ -11,17 +11,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from cace import __version__
 from cace.conventions import SPLITS
-from cace.settings import Guidance
+from cace.settings import LOCALIZERS, Guidance
 from cace.system.errors import UserError, listed, run
 from cace.system.files import write_atomically
 from cace.system.workers import workers
-
-if TYPE_CHECKING:
-    from cace.localizers.checkpoints import PublishedSettings
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -41,7 +38,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; a failure that the user can mend prints its message, with status 1."""
+    """Runs one command; a failure that the user can fix prints its message, with status 1."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
@@ -80,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("data/models/localizer"),
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
-        "published checkpoint (.pth.tar)",
+        "checkpoint of a method's authors (.pth.tar)",
     )
     localize.add_argument(
         "--encoder",
@@ -110,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     localize.add_argument("--top", type=_count, metavar="N", help="only the N surest events")
     _add_threshold(localize)
-    _add_published_settings(localize)
+    _add_authors_settings(localize)
     localize.set_defaults(command=_localize)
 
     inspect = commands.add_parser(
@@ -180,10 +177,10 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="score a checkpoint, ours or a published one, on the feature store",
+        help="score a checkpoint, ours or one of a method's authors, on the feature store",
         description="Scores a checkpoint on the current feature store and prints the metrics as "
-        "JSON. A published file (.pth.tar) does not hold its settings: --guidance, --beta, --psi "
-        "and --lambda give them; ours does, and they are ignored.",
+        "JSON. A file of the authors (.pth.tar) does not contain its settings: --localizer, "
+        "--guidance, --beta, --psi and --lambda give them. Ours does; they are ignored then.",
         formatter_class=_Help,
     )
     evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
@@ -192,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
     _add_threshold(evaluate)
-    _add_published_settings(evaluate)
+    _add_authors_settings(evaluate)
     evaluate.set_defaults(command=_evaluate)
     return parser
 
@@ -203,24 +200,25 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_published_settings(parser: argparse.ArgumentParser) -> None:
-    """Settings that a published checkpoint does not hold."""
-    group = parser.add_argument_group("of a published checkpoint, which does not say them itself")
-    group.add_argument("--guidance", choices=get_args(Guidance), default="both", help="who guides")
-    group.add_argument("--beta", type=float, default=0.4, metavar="β", help="β of Eq. 2")
-    group.add_argument("--psi", type=float, default=0.3, metavar="ψ", help="ψ of Eq. 6")
+def _add_authors_settings(parser: argparse.ArgumentParser) -> None:
+    """Settings that a checkpoint of a method's authors does not contain."""
+    group = parser.add_argument_group("of a checkpoint of a method's authors, which has none")
     group.add_argument(
-        "--lambda", type=float, default=0.6, metavar="λ", help="λ of Eq. 8", dest="bece_lambda"
+        "--localizer", choices=LOCALIZERS, help="the method (default: cace_net); ours says it"
+    )
+    group.add_argument("--guidance", choices=get_args(Guidance), help="who guides (cace_net: both)")
+    group.add_argument("--beta", type=float, metavar="β", help="β of Eq. 2 (cace_net, cmbs: 0.4)")
+    group.add_argument("--psi", type=float, metavar="ψ", help="ψ of Eq. 6 (cace_net: 0.3)")
+    group.add_argument(
+        "--lambda", type=float, metavar="λ", help="λ of Eq. 8 (cace_net: 0.6)", dest="bece_lambda"
     )
 
 
-def _published_settings(options: argparse.Namespace) -> "PublishedSettings":
-    return {
-        "guidance": options.guidance,
-        "beta": options.beta,
-        "psi": options.psi,
-        "bece_lambda": options.bece_lambda,
-    }
+def _authors_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given; the method has defaults for the others."""
+    names = ("localizer", "guidance", "beta", "psi", "bece_lambda")
+    given = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _share(text: str) -> float:
@@ -258,7 +256,7 @@ def _localize(options: argparse.Namespace) -> None:
     )
     if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
         raise UserError("--format, --embed and --truth say what is written; --out DIR says where")
-    localizer = load(options.model, encoder=options.encoder, **_published_settings(options))
+    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     failures = []
     for file in files:
         try:
@@ -356,13 +354,14 @@ def _plots(_: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cace.evaluation.protocols import load_for
+    from cace.evaluation.predict import load_for
+    from cace.evaluation.protocols import evaluate
     from cace.features.batches import Split
     from cace.features.store import FeatureStore
     from cace.system.device import choose_device
-    from cace.training.loop import evaluate
 
     split = Split(FeatureStore(options.features), options.split, choose_device())
-    localizer = load_for(split, options.checkpoint, **_published_settings(options))
-    scores, _ = evaluate(localizer, split, 64, options.threshold)
+    settings = _authors_settings(options)
+    localizer = load_for(split, options.checkpoint, settings.pop("localizer", None), **settings)
+    scores, _ = evaluate(localizer, split, options.threshold)
     print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))

@@ -28,16 +28,6 @@ Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 
-# The sections of each file that a stage in dvc.yaml tracks.
-PARAMS_SECTIONS = ("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate")
-PROFILE_SECTIONS = (
-    *("download", "decode", "encoders", "finetune", "extract", "train"),
-    "ablations",  # ablations/dvc.yaml tracks it
-)
-
-# Where the work is done changes no result: no stage tracks it, and a change of it re-runs nothing.
-UNTRACKED_SECTIONS = ("compute",)
-
 # Sections of the profile that stay empty, as the source leaves the stage nothing to set.
 NOTHING_TO_SET = {
     "ave": ("download",),
@@ -175,10 +165,46 @@ class BeceParams(Section):
 
 
 class LocalizerParams(Section):
-    """Weights of the localizer's inner connections."""
+    """Which method; and weights of the inner connections of CACE-Net."""
 
+    name: str
     alpha: NotNegative
     gamma: NotNegative
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_method(cls, name: str) -> str:
+        if name not in LOCALIZERS:
+            raise ValueError(f"expected one of {', '.join(LOCALIZERS)}")
+        return name
+
+
+class MethodParams(Section):
+    """Settings of one method, by the names of its constructor's arguments."""
+
+
+Width = Annotated[int, Field(ge=8, multiple_of=8)]
+
+
+class CaceNetParams(MethodParams):
+    """CACE-Net beside its sections guidance, bece and localizer."""
+
+    width: Width
+
+
+class CmbsParams(MethodParams):
+    """CMBS."""
+
+    width: Width
+    alpha: NotNegative
+    beta: NotNegative
+    gamma: NotNegative
+
+
+class AvelParams(MethodParams):
+    """AVEL."""
+
+    width: Width
 
 
 class TrainParams(Section):
@@ -225,10 +251,51 @@ class Params(Section):
     guidance: GuidanceParams
     bece: BeceParams
     localizer: LocalizerParams
+    cace_net: CaceNetParams
+    cmbs: CmbsParams
+    avel: AvelParams
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams
     compute: ComputeParams
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """Settings of the selected method, by the names of its constructor's arguments."""
+        own: MethodParams = getattr(self, self.localizer.name)
+        settings = own.model_dump()
+        if self.localizer.name == "cace_net":
+            settings |= self.guidance.model_dump(exclude={"mode"})
+            settings |= {"guidance": self.guidance.mode}
+            settings |= {f"bece_{k}": v for k, v in self.bece.model_dump(by_alias=True).items()}
+            settings |= self.localizer.model_dump(exclude={"name"})
+        return settings
+
+    def of_training(self) -> dict[str, Any]:
+        """All settings that a trained localizer depends on, as plain JSON."""
+        train = self.train.model_dump(mode="json")
+        return {"localizer": self.localizer.name, "settings": self.method, "train": train}
+
+
+# The methods: for each of them a section in params.yaml and a module in cace/localizers/.
+LOCALIZERS = tuple(
+    name
+    for name, field in Params.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, MethodParams)
+)
+
+# The sections of each file that a stage in dvc.yaml tracks.
+PARAMS_SECTIONS = (
+    *("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate"),
+    *LOCALIZERS,
+)
+PROFILE_SECTIONS = (
+    *("download", "decode", "encoders", "finetune", "extract", "train"),
+    "ablations",  # ablations/dvc.yaml tracks it
+)
+
+# Where the work is done changes no result: no stage tracks it, and a change of it re-runs nothing.
+UNTRACKED_SECTIONS = ("compute",)
 
 
 def load_params(root: Path = Path()) -> Params:
@@ -252,7 +319,7 @@ def load_params(root: Path = Path()) -> Params:
         ours, theirs = params.get(section) or {}, profile.get(section) or {}
         if twice := sorted(set(ours) & set(theirs)):
             raise UserError(
-                f"{section}.{twice[0]}: stands in params.yaml and in {profile_file}; keep one"
+                f"{section}.{twice[0]}: is in params.yaml and in {profile_file}; keep one"
             )
         if section not in NOTHING_TO_SET.get(str(source), ()):
             merged[section] = {**theirs, **ours}

@@ -1,7 +1,6 @@
 """DVC stage: test metrics over seeds, predictions, plots, and the page of the run."""
 
-from pathlib import Path
-
+from cace import paths
 from cace.evaluation.protocols import evaluate_runs
 from cace.features.batches import Split
 from cace.features.store import FeatureStore
@@ -12,38 +11,35 @@ from cace.system.device import choose_device
 from cace.system.errors import run
 from cace.system.files import write_atomically, write_json
 
-BATCH_SIZE = 64  # clips; the scores do not depend on it
-MODELS = Path("data/models/localizer")
-
 
 def main() -> None:
     """Scores all trained localizers on the test split."""
     params = load_params()
-    store = FeatureStore(Path("data/features.h5"))
+    store = FeatureStore(paths.FEATURES)
     device = choose_device()
     result = evaluate_runs(
         store,
-        MODELS,
+        paths.LOCALIZERS,
+        params.localizer.name,
         threshold=params.evaluate.threshold,
-        batch_size=BATCH_SIZE,
         device=device,
     )
-    write_json(Path("metrics/eval.json"), result.metrics)
+    write_json(paths.EVAL, result.metrics)
     for path, table in (
-        ("data/predictions/test.csv", result.predictions),
-        ("metrics/confusion.csv", result.confusion),
-        ("metrics/per_category.csv", result.per_category),
+        (paths.PREDICTIONS / "test.csv", result.predictions),
+        (paths.METRICS / "confusion.csv", result.confusion),
+        (paths.METRICS / "per_category.csv", result.per_category),
     ):
-        write_atomically(Path(path), table.to_csv(index=False))
+        write_atomically(path, table.to_csv(index=False))
     page = run_page(
         params,
         result,
         Split(store, "test", device),
-        models=MODELS,
-        metrics=Path("metrics"),
-        clips=None if params.decode is None else ClipStore(Path("data/clips")),
+        models=paths.LOCALIZERS,
+        metrics=paths.METRICS,
+        clips=None if params.decode is None else ClipStore(paths.CLIPS),
     )
-    write_atomically(Path("data/predictions/report.html"), page)
+    write_atomically(paths.PREDICTIONS / "report.html", page)
     test, baselines = result.metrics["test"], result.metrics["baselines"]
     print(f"test accuracy {test['accuracy']:.4f} over {test['seeds']} seed(s); baselines:")
     for name, accuracy in baselines.items():

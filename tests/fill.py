@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
-GUIDES = ("Co-Guide", "Audio-Guide", "Visual-Guide", "None")
+GUIDES = ("Co-Guide", "Audio-Guide", "Visual-Guide", "None")  # of CACE-Net
 SEGMENTS = 10
 CATEGORIES = 28
 BACKGROUND = CATEGORIES  # its index in a one-hot label

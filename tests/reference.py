@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 Params = dict[str, Tensor]
-Guide = Literal["Co-Guide", "Audio-Guide", "Visual-Guide", "None"]
+Guide = Literal["Co-Guide", "Audio-Guide", "Visual-Guide", "None", "CMBS"]
 HEADS = 4
 
 
@@ -68,6 +68,9 @@ def forward(
 
     head = sub(params, "localize_module")
     fused = (vq + aq) / 2
+    if guide == "CMBS":
+        head |= {"encoder_q.0.weight": torch.zeros(256, 256), "encoder_q.0.bias": torch.zeros(256)}
+        head = {key: value.to(fused.dtype) for key, value in head.items()}
     q_raw = linear(head, "encoder_q.0", fused).relu()
     k_raw = linear(head, "encoder_q.0", fused + 0.1 * noise).relu()
     enhanced = fused + lambda_ * q_raw if switch else fused
@@ -87,6 +90,10 @@ def guided(p: Params, cells: Tensor, audio: Tensor, guide: Guide, beta: float, p
     """(B,T,P,512), (B,T,128) -> (B,T,512), (B,T,128) and the spatial weights (B,T,P) or None."""
     if guide == "None":
         return cells.mean(dim=2), audio, None
+    if guide == "CMBS":  # one self-attention, whose norm has another name
+        attended = normed(p, "norm", cells + attention(p, "video_{}", cells, cells))
+        v, spatial = guided_visual(p, cells, attended, audio, beta)
+        return v, audio, spatial
     attended = normed(p, "v_norm", cells + attention(p, "video_{}", cells, cells))
     if guide == "Visual-Guide":
         return cells.mean(dim=2), guided_audio(p, attended, audio, psi), None

@@ -1,6 +1,8 @@
-"""Test metrics over seeds, under both protocols, beside the baselines of the same split."""
+"""Test scores over seeds, under both protocols, beside the baselines of the same split.
 
-from collections.abc import Sequence
+honest: of the epoch that is best on val. best-on-test: of the epoch that is best on test.
+"""
+
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,17 +10,16 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
-from jaxtyping import Float, Int
-from typing_extensions import Unpack
+from jaxtyping import Float
 
-from cace.evaluation.metrics import Scores, always_background, never_background, segment_predictions
-from cace.features.batches import Split
+from cace.conventions import THRESHOLD
+from cace.evaluation.accuracy import accuracy
+from cace.evaluation.metrics import Scores, always_background, never_background, score
+from cace.evaluation.predict import Predictions, load_for, predict
+from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
-from cace.localizers import checkpoints
-from cace.localizers.cace_net import Localizer
-from cace.localizers.checkpoints import PublishedSettings
+from cace.localizers.parts.protocol import Localizer
 from cace.system.errors import UserError
-from cace.training.loop import CHOSEN_AT, UNIMODAL, Predictions, evaluate
 
 CONFIDENCE = 0.95  # of the interval of the test accuracy
 RESAMPLES = 10_000
@@ -29,11 +30,11 @@ class Run(NamedTuple):
 
     honest: Scores  # of best.pt, the best epoch on val
     predictions: Predictions  # of best.pt
-    published: Scores  # of published.pt, the best epoch on test
+    best_on_test: float  # accuracy of best_on_test.pt, the best epoch on test
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` writes."""
+    """The results of `evaluate_runs`, as they are written."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame  # one row a seed, clip and segment
@@ -42,22 +43,25 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_runs(
-    store: FeatureStore, models: Path, *, threshold: float, batch_size: int, device: torch.device
+    store: FeatureStore, models: Path, name: str, *, threshold: float, device: torch.device
 ) -> Evaluation:
-    """Scores every seed under both protocols, and all baselines, on test."""
+    """Scores every seed under both protocols, and all baselines, on test.
+
+    name: the method; checkpoints of another one are refused.
+    """
     test = Split(store, "test", device)
-    runs = evaluate_seeds(test, models, threshold=threshold, batch_size=batch_size)
+    runs = evaluate_seeds(test, models, name, threshold=threshold)
     baselines = {
         "always_background": always_background(test.labels, store.background),
         "never_background": never_background(test.labels, store.background),
     }
-    for name, silenced in UNIMODAL.items():
+    for folder, silenced in UNIMODAL.items():
         silent = Split(store, "test", device, silenced)
-        localizer = load_for(silent, models / name / "best.pt")
-        baselines[name] = evaluate(localizer, silent, batch_size, threshold)[0].accuracy
-    metrics = {**summary(test, runs, threshold), "baselines": baselines}
+        localizer = load_for(silent, models / folder / "best.pt", name)
+        baselines[folder] = accuracy(predict(localizer, silent, threshold).labels, silent.labels)
+    metrics = {**summary(test, runs), "baselines": baselines}
     predictions = pd.concat(
-        [prediction_table(test, seed, run.predictions, threshold) for seed, run in runs.items()],
+        [prediction_table(test, seed, run.predictions) for seed, run in runs.items()],
         ignore_index=True,
     )
     confusion = predictions[["actual", "predicted"]]
@@ -70,12 +74,10 @@ def evaluate_runs(
     return Evaluation(metrics, predictions, confusion, per_category)
 
 
-def evaluate_seeds(
-    test: Split, models: Path, *, threshold: float, batch_size: int
-) -> dict[int, Run]:
-    """Scores `best.pt` and `published.pt` of every folder `seed-<n>`.
+def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) -> dict[int, Run]:
+    """Scores `best.pt` and `best_on_test.pt` of every folder `seed-<n>`.
 
-    threshold: θ of the honest protocol; the published one has that at which it chose its epochs.
+    threshold: θ of the honest protocol; best-on-test uses that at which it chose its epochs.
     Raises: UserError where there is no seed, or a model does not fit the store.
     """
     seeds = sorted(int(folder.name.split("-")[1]) for folder in models.glob("seed-*"))
@@ -84,53 +86,28 @@ def evaluate_seeds(
     runs = {}
     for seed in seeds:
         folder = models / f"seed-{seed}"
-        honest = evaluate(load_for(test, folder / "best.pt"), test, batch_size, threshold)
-        published = evaluate(load_for(test, folder / "published.pt"), test, batch_size, CHOSEN_AT)
-        runs[seed] = Run(*honest, published[0])
+        honest, predictions = evaluate(load_for(test, folder / "best.pt", name), test, threshold)
+        chosen_on_test = load_for(test, best_on_test_file(folder), name)
+        labels = predict(chosen_on_test, test, THRESHOLD).labels
+        runs[seed] = Run(honest, predictions, accuracy(labels, test.labels))
     return runs
 
 
-def load_for(split: Split, path: Path, **published: Unpack[PublishedSettings]) -> Localizer:
-    """The localizer of a checkpoint, on the split's device.
-
-    published: settings of a published file.
-    Raises: UserError where it expects other features or categories than the split's store has.
-    """
-    localizer, about = checkpoints.read(path, **published)
-    store = split.store
-    names = ("visual_channels", "audio_channels", "categories")
-    expected = tuple(localizer.settings[name] for name in names)
-    found = store.visual.shape[-1], store.audio.shape[-1], len(store.categories)
-    if expected != found:
-        raise UserError(
-            f"{path}: expects (visual channels, audio channels, categories) {expected}, got "
-            f"{found} from {store.path}; run `dvc repro train`, or extract the features it needs"
-        )
-    # A published checkpoint says nothing about itself.
-    if about.get("categories", list(store.categories)) != list(store.categories):
-        raise UserError(
-            f"{path}: was trained for other categories than those of {store.path}; "
-            f"run `dvc repro train`"
-        )
-    return localizer.to(split.device)
+def evaluate(localizer: Localizer, split: Split, threshold: float) -> tuple[Scores, Predictions]:
+    """Scores and predictions of a localizer on a split."""
+    found = predict(localizer, split, threshold)
+    background = split.store.background
+    return score(found.labels, split.labels, found.clip_category, background), found
 
 
-@torch.inference_mode()
-def attend(
-    localizer: Localizer, split: Split, places: Sequence[int]
-) -> Float[np.ndarray, "n T H W"] | None:
-    """Where sound makes vision look, in the samples at these places of the split; sums to 1.
-
-    None where sound does not guide vision.
-    """
-    clips = split.clips(torch.tensor(places))
-    precision = next(localizer.parameters()).dtype
-    attention = localizer(clips.visual.to(precision), clips.audio.to(precision)).attention
-    return None if attention is None else attention.float().cpu().numpy()
+def best_on_test_file(folder: Path) -> Path:
+    """The checkpoint of the epoch that is best on test; `published.pt`, as it was once called."""
+    older = folder / "published.pt"
+    return older if older.exists() else folder / "best_on_test.pt"
 
 
-def summary(test: Split, runs: dict[int, Run], threshold: float) -> dict[str, Any]:
-    """Metrics of all seeds: `test` (honest), `published`, `per_seed`.
+def summary(test: Split, runs: dict[int, Run]) -> dict[str, Any]:
+    """Metrics of all seeds: `test` (honest), `best_on_test`, `per_seed`.
 
     A deviation is that of a sample (n - 1), and None for a single seed.
     """
@@ -138,9 +115,9 @@ def summary(test: Split, runs: dict[int, Run], threshold: float) -> dict[str, An
     for name in Scores._fields:
         values = [getattr(run.honest, name) for run in runs.values()]
         metrics[name], metrics[f"{name}_std"] = _mean_and_deviation(values)
-    low, high = _interval(test, runs, threshold)
-    published = [run.published.accuracy for run in runs.values()]
-    mean, deviation = _mean_and_deviation(published)
+    low, high = _interval(test, runs)
+    best_on_test = [run.best_on_test for run in runs.values()]
+    mean, deviation = _mean_and_deviation(best_on_test)
     return {
         "test": {
             **metrics,
@@ -150,9 +127,9 @@ def summary(test: Split, runs: dict[int, Run], threshold: float) -> dict[str, An
             "clips": len(test),
             "left_out": test.store.provenance["left_out"]["test"],
         },
-        "published": {"best_of_test": max(published), "mean": mean, "std": deviation},
+        "best_on_test": {"max": max(best_on_test), "mean": mean, "std": deviation},
         "per_seed": {
-            str(seed): {**run.honest._asdict(), "published_accuracy": run.published.accuracy}
+            str(seed): {**run.honest._asdict(), "best_on_test_accuracy": run.best_on_test}
             for seed, run in runs.items()
         },
     }
@@ -162,16 +139,14 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _interval(
-    test: Split, runs: dict[int, Run], threshold: float
-) -> tuple[float, float] | tuple[None, None]:
+def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[None, None]:
     """Bootstrap interval of the test accuracy: what other clips of this kind might have given.
 
-    One clip says nothing of others.
+    None for a single clip, which tells nothing about others.
     """
     if len(test) < 2:
         return None, None
-    right = [_predicted(test, run.predictions, threshold) == test.labels for run in runs.values()]
+    right = [run.predictions.labels == test.labels for run in runs.values()]
     per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
     resampled = scipy.stats.bootstrap(
         (per_clip,),
@@ -185,15 +160,7 @@ def _interval(
     return float(low), float(high)
 
 
-def _predicted(split: Split, predictions: Predictions, threshold: float) -> Int[np.ndarray, "N T"]:
-    return segment_predictions(
-        predictions.relevance, predictions.category, threshold, split.store.background
-    )
-
-
-def prediction_table(
-    split: Split, seed: int, predictions: Predictions, threshold: float
-) -> pd.DataFrame:
+def prediction_table(split: Split, seed: int, predictions: Predictions) -> pd.DataFrame:
     """One row a segment, in the order of the split's samples."""
     names = np.array([*split.store.categories, "background"])
     count, segments = split.labels.shape
@@ -203,9 +170,9 @@ def prediction_table(
             "id": np.repeat([split.store.ids[row] for row in split.rows], segments),
             "segment": np.tile(np.arange(segments), count),
             "actual": names[split.labels.ravel()],
-            "predicted": names[_predicted(split, predictions, threshold).ravel()],
+            "predicted": names[predictions.labels.ravel()],
             "relevance": predictions.relevance.ravel().round(4),
-            "category": np.repeat(names[predictions.category], segments),
-            "confidence": np.repeat(predictions.confidence.round(4), segments),
+            "category": names[predictions.category.ravel()],
+            "confidence": predictions.confidence.ravel().round(4),
         }
     )

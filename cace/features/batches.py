@@ -12,18 +12,22 @@ from cace.features.store import FeatureStore
 
 ROOM = 0.8  # share of a GPU's free memory that features may take
 Silenced = Literal["visual", "audio"]
+# Baselines that are trained with one modality silenced, by the name of their folder.
+UNIMODAL: dict[str, Silenced] = {"visual_only": "audio", "audio_only": "visual"}
 
 
-class Clips(NamedTuple):
-    """A batch of samples on the device."""
+class Batch(NamedTuple):
+    """Some clips on the device, and what must be known of the complete batch they belong to."""
 
-    visual: Float[Tensor, "B T H W V"]
-    audio: Float[Tensor, "B T A"]
-    labels: Int[Tensor, "B T"]
+    visual: Float[Tensor, "b T H W V"]
+    audio: Float[Tensor, "b T A"]
+    labels: Int[Tensor, "b T"]  # category of each segment; C outside events
+    clips: int  # of the complete batch, which may be computed in parts
+    clips_with_event: int  # likewise
 
 
 class Split:
-    """The samples of one split: whole on a GPU where they fit, else mapped into memory.
+    """The samples of one split: on a GPU if all of them fit, else mapped into memory.
 
     silenced: that modality is zero.
     """
@@ -47,19 +51,37 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, size: int) -> Iterator[Clips]:
+    @property
+    def grid(self) -> tuple[int, int]:
+        """H and W of the visual maps; 1 x 1 where vision is silenced."""
+        return self.stored[0].shape[2], self.stored[0].shape[3]
+
+    def batches(self, size: int) -> Iterator[Batch]:
         """All samples in their order; the last batch may be smaller."""
         for places in torch.arange(len(self)).split(size):
-            yield self.clips(places)
+            yield self.batch(places)
 
-    def clips(self, places: Int[Tensor, " b"]) -> Clips:
-        """The samples at these places of the split."""
+    def shuffled(self, size: int, at_once: int) -> Iterator[Iterator[Batch]]:
+        """All samples in random order, in complete batches, each of them as its parts.
+
+        at_once: clips of a part.
+        """
+        for places in torch.randperm(len(self)).split(size):
+            yield (self.batch(some, places) for some in places.split(at_once))
+
+    def batch(self, places: Int[Tensor, " b"], complete: Int[Tensor, " B"] | None = None) -> Batch:
+        """The samples at these places of the split.
+
+        complete: places of the complete batch, if these are only a part of it.
+        """
         if self.resident is None:
             visual, audio, labels = self._read(self.rows[places.numpy()])
         else:
             there = places.to(self.device)
             visual, audio, labels = (data[there] for data in self.resident)
-        return Clips(visual.float(), audio.float(), labels)
+        complete = places if complete is None else complete
+        has_event = (self.labels[complete.numpy()] != self.store.background).any(axis=1)
+        return Batch(visual.float(), audio.float(), labels, len(complete), int(has_event.sum()))
 
     def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
         """Visual and audio features, in the store's precision, and labels."""

@@ -171,9 +171,10 @@ def to_csv(events: list[TimedEvent]) -> str:
 
 
 def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> str:
-    """All that is known: events, and for each second what was said with both modalities and one.
+    """All results: events, and for each second the decision with both modalities and with one.
 
-    `relevance`, `gate`: [S]; `category`: [S][C]; `attention`: [S][H][W] or null.
+    `relevance`, and what else the method knows (`gate` of CACE-Net and CMBS): [S]; `category`:
+    [S][C]; `attention`: [S][H][W] or null.
     """
     content = {
         "file": os.fsencode(timeline.file).decode(errors="replace"),
@@ -184,7 +185,7 @@ def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> s
         "categories": timeline.categories,
         "events": to_table(events).to_dict("records"),
         **_plain(timeline.decision),
-        "gate": _numbers(timeline.gate),
+        **{name: _numbers(lane.values) for name, lane in timeline.lanes.items()},
         "without_sound": _plain(timeline.without_sound),
         "without_picture": _plain(timeline.without_picture),
         "view": _numbers(np.array(timeline.view)),

@@ -1,8 +1,8 @@
 """From a video file of any length to its events: a timeline, one second at a time.
 
 A localizer reads ten segments at once. A longer video is read in windows of ten that overlap by
-half, and what the windows (and the seeds, where there are several) say of a second is averaged.
-Picture and sound take the same way as in the pipeline, through the stored form of a clip.
+half; for each second the results of the windows (and of the seeds, if there are several) are
+averaged. Picture and sound are processed as in the pipeline, through the stored form of a clip.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
-from typing_extensions import Unpack
 
 from cace.conventions import SEGMENTS
 from cace.data.annotations import AVE_CATEGORIES
@@ -22,10 +21,9 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.encode import Decoded, Encoding
-from cace.inference.timeline import Decision, Timeline
+from cace.inference.timeline import Decision, Lane, Timeline
 from cace.localizers import checkpoints
-from cace.localizers.cace_net import Localizer
-from cace.localizers.checkpoints import PublishedSettings
+from cace.localizers.parts.protocol import Localizer
 from cace.media.decode import UnusableClipError
 from cace.media.store import as_stored
 from cace.media.video import Segment, decode_segments, probe
@@ -38,12 +36,12 @@ SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
 ENCODED_FRAMES = 80  # at once
 UNREMARKABLE_SECONDS = 0.1  # so much of a tail is the encoder's, not the user's
 
-# What published features were made with, as near as we come to it.
-PUBLISHED_ENCODERS: dict[str, dict[str, Any]] = {
+# How the released features were made, as far as it is known.
+RELEASED_ENCODERS: dict[str, dict[str, Any]] = {
     "visual": {"name": "vgg19", "weights": "imagenet", "finetuned_epochs": 0},
     "audio": {"name": "vggish", "weights": "youtube8m"},
 }
-PUBLISHED_FRAMES: dict[str, Any] = {
+RELEASED_FRAMES: dict[str, Any] = {
     "fps": 16,
     "short_side": 256,
     "crop": 224,
@@ -53,13 +51,16 @@ PUBLISHED_FRAMES: dict[str, Any] = {
 
 
 class _Window(NamedTuple):
-    """What is said of the T segments from second `start` on: as they are, deaf, and blind."""
+    """Results for the T segments from second `start` on.
+
+    Relevance and category three times: with both modalities, without sound, without picture.
+    """
 
     start: int
     relevance: Float[np.ndarray, "3 T"]
-    category: Float[np.ndarray, "3 C"]
-    gate: Float[np.ndarray, " T"]
+    category: Float[np.ndarray, "3 T C"]
     attention: Float[np.ndarray, "T H W"] | None
+    lanes: dict[str, Float[np.ndarray, " T"]]
 
 
 class _Length(NamedTuple):
@@ -140,7 +141,10 @@ class EventLocalizer(NamedTuple):
             whole,
             without_sound=silent_sound,
             without_picture=silent_picture,
-            gate=_average([(w.start, w.gate) for w in windows]),
+            lanes={
+                name: Lane(meaning, _average([(w.start, w.lanes[name]) for w in windows]))
+                for name, meaning in self.localizers[0].lanes.items()
+            },
             attention=_average([(w.start, w.attention) for w in attended]) if attended else None,
             view=probed.view,
             remarks=tuple(remarks),
@@ -188,48 +192,42 @@ class EventLocalizer(NamedTuple):
 
     @torch.inference_mode()
     def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:
-        """What the localizers say of up to ten segments: as they are, without sound, blind."""
+        """Results for up to ten segments, means over the localizers."""
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])
-        out = []
+        found = []
         for localizer in self.localizers:
             precision = next(localizer.parameters()).dtype
-            said = localizer(visual.to(precision), audio.to(precision))
-            out.append(
-                (
-                    said.relevance.sigmoid(),
-                    said.class_logits.softmax(dim=-1),
-                    said.gate[0],
-                    None if said.attention is None else said.attention[0],
-                )
-            )
-        window = _Window(start, *(_mean_over_seeds(values) for values in zip(*out, strict=True)))
+            found.append(localizer(visual.to(precision), audio.to(precision)))
+        category = _mean([out.class_logits.softmax(dim=-1) for out in found])
+        attention = [out.attention[0] for out in found if out.attention is not None]
+        window = _Window(
+            start,
+            _mean([out.relevance.sigmoid() for out in found]),
+            np.broadcast_to(category, (3, len(features), category.shape[-1])),
+            _mean(attention) if attention else None,
+            {name: _mean([o.extra[name][0] for o in found]) for name in self.localizers[0].lanes},
+        )
         if not (np.isfinite(window.relevance).all() and np.isfinite(window.category).all()):
             raise UserError(f"{self.model}: gives no numbers (NaN); are its weights damaged?")
         return window
 
 
-def _mean_over_seeds(values: tuple[Tensor | None, ...]) -> Any:
-    there = [value.float() for value in values if value is not None]
-    return torch.stack(there).mean(dim=0).cpu().numpy() if there else None
+def _mean(values: list[Tensor]) -> Float[np.ndarray, "..."]:
+    """Over the seeds."""
+    return torch.stack([value.float() for value in values]).mean(dim=0).cpu().numpy()
 
 
 def _decision(windows: list[_Window], which: int) -> Decision:
-    length = [len(window.gate) for window in windows]
     return Decision(
         _average([(w.start, w.relevance[which]) for w in windows]),
-        _average(
-            [
-                (w.start, np.repeat(w.category[which : which + 1], n, axis=0))
-                for w, n in zip(windows, length, strict=True)
-            ]
-        ),
+        _average([(w.start, w.category[which]) for w in windows]),
     )
 
 
 def _average(windows: list[tuple[int, Any]]) -> Float[np.ndarray, "S ..."]:
-    """Each second's mean over the windows that hold it."""
+    """The mean of each second over the windows that contain it."""
     last_start, last = windows[-1]
     total = np.zeros((last_start + len(last), *last.shape[1:]))
     count = np.zeros((len(total), *[1] * (last.ndim - 1)))
@@ -243,23 +241,24 @@ def load(
     path: Path | str = Path("data/models/localizer"),
     *,
     encoder: Path | str | None = None,
-    **published: Unpack[PublishedSettings],
+    localizer: str | None = None,
+    **settings: Any,
 ) -> EventLocalizer:
     """A trained model with the encoders that it needs.
 
-    path: what `train` writes: a folder of `seed-<n>`, which are averaged, or one checkpoint; or a
-        published checkpoint, which is put behind VGG-19 and VGGish.
-    encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` that lies beside the
-        model, or in a folder above it.
-    published: guidance, beta, psi, bece_lambda of a published checkpoint, which does not hold them.
+    path: what `train` writes: a folder of `seed-<n>`, which are averaged, or one checkpoint; or an
+        authors' checkpoint, which is put behind VGG-19 and VGGish.
+    encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` beside the model, or
+        in a folder above it.
+    localizer, settings: method and settings of an authors' checkpoint, which does not hold them.
     Raises: UserError where a file is missing, or the encoders are others than in training.
     """
     files = _checkpoints(Path(path))
-    read = [checkpoints.read(file, **published) for file in files]
+    read = [checkpoints.read(file, localizer, **settings) for file in files]
     about = read[0].about
     if any(other.about.get("encoders") != about.get("encoders") for other in read):
         raise UserError(f"{path}: its seeds were trained on features of different encoders")
-    count = read[0].localizer.settings["categories"]
+    count = read[0].localizer.sizes.categories
     lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
     if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
@@ -267,26 +266,28 @@ def load(
             f"frames; run `dvc repro train`"
         )
     device = choose_device()
-    is_published = not about or about["encoders"]["visual"]["weights"] == "published features"
-    encoders = PUBLISHED_ENCODERS if is_published else about["encoders"]
-    frames: dict[str, Any] = PUBLISHED_FRAMES if is_published else about["frames"]
-    if is_published and encoder:
-        raise UserError(f"{path}: was trained on published features; expected no encoder of yours")
+    is_released = not about or about["encoders"]["visual"]["weights"] == "published features"
+    encoders = RELEASED_ENCODERS if is_released else about["encoders"]
+    frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
+    if is_released and encoder:
+        raise UserError(f"{path}: was trained on released features; expected no encoder of yours")
     visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
     audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
     _expect_same("audio", audio, encoders["audio"], path)
     localizers = [one.localizer.to(device) for one in read]
-    needed = localizers[0].settings["visual_channels"], localizers[0].settings["audio_channels"]
+    title = localizers[0].title
+    needed = localizers[0].sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
-    names = [encoders["visual"]["name"], encoders["audio"]["name"]]
+    names = f"{encoders['visual']['name']} and {encoders['audio']['name']}"
+    count_of = f"{len(files)} localizer{'s' * (len(files) > 1)}"
     return EventLocalizer(
         localizers,
         Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
         tuple(about.get("categories", AVE_CATEGORIES)),
         frames,
         device,
-        f"{path}: {len(files)} localizer{'s' * (len(files) > 1)} on {' and '.join(names)}",
+        f"{path}: {count_of} ({title}) on {names}",
     )
 
 

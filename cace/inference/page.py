@@ -1,4 +1,4 @@
-"""The page of one video: what happens in it and when, and what that rests on."""
+"""The page of one video: what happens in it and when, and on which evidence."""
 
 import base64
 import os
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float
 
+from cace.conventions import THRESHOLD
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.report import render
 
@@ -27,7 +28,7 @@ MEDIA_TYPES = {
 def video_page(
     timeline: Timeline,
     *,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     events: Sequence[TimedEvent] | None = None,
     truth: Sequence[TimedEvent] | None = None,
     embed: bool = False,
@@ -37,7 +38,7 @@ def video_page(
 
     threshold: θ: an event is a second whose relevance is above it.
     events: those to show; all of them where none are given.
-    truth: what really happens, where that is known; its confidence is not looked at.
+    truth: what really happens, if that is known; its confidence is not used.
     embed: the video goes into the page, at 4/3 of its size; else the page links to it.
     link: path of the video as seen from the page's folder; without it, the two lie together.
     """
@@ -61,7 +62,7 @@ def video_page(
             "both": _decision(timeline.decision),
             "without_sound": _decision(timeline.without_sound),
             "without_picture": _decision(timeline.without_picture),
-            "gate": _rounded(timeline.gate),
+            "lanes": {name: _rounded(lane.values) for name, lane in timeline.lanes.items()},
             "attention": None if timeline.attention is None else _maps(timeline.attention),
             "view": timeline.view,
         },
@@ -82,7 +83,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
 
 
 def _maps(attention: Float[np.ndarray, "S H W"]) -> dict[str, Any]:
-    """Each second's map, a byte a cell with the peak at 255; how often the peak is the mean."""
+    """Each second's map, a byte a cell with the peak at 255; ratio of the peak to the mean."""
     peaks = attention.max(axis=(1, 2), keepdims=True)
     levels = np.round(255 * attention / peaks).astype(np.uint8)
     _, height, width = attention.shape
@@ -101,19 +102,19 @@ def _rounded(values: np.ndarray) -> Any:
 def _agreement(
     timeline: Timeline, events: Sequence[TimedEvent], truth: Sequence[TimedEvent]
 ) -> int:
-    """Seconds in the middle of which the two say the same."""
-    starts = np.arange(len(timeline.gate))
+    """Seconds in the middle of which the two agree."""
+    starts = np.arange(len(timeline.decision.relevance))
     middles = (starts + np.minimum(starts + 1, timeline.seconds)) / 2
-    pairs = zip(_said(events, middles), _said(truth, middles), strict=True)
+    pairs = zip(_categories_at(events, middles), _categories_at(truth, middles), strict=True)
     return sum(found == true for found, true in pairs)
 
 
-def _said(spans: Sequence[TimedEvent], times: Float[np.ndarray, " S"]) -> list[set[str]]:
-    said: list[set[str]] = [set() for _ in times]
+def _categories_at(spans: Sequence[TimedEvent], times: Float[np.ndarray, " S"]) -> list[set[str]]:
+    found: list[set[str]] = [set() for _ in times]
     for span in spans:
         for at in np.flatnonzero((span.start <= times) & (times < span.end)):
-            said[at].add(span.category)
-    return said
+            found[at].add(span.category)
+    return found
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a model says about a video, one second at a time, and the events that follow from it."""
+"""What a model finds in a video, second by second, and the events that follow from it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,18 +6,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from cace.evaluation.metrics import events, segment_predictions
+from cace.conventions import THRESHOLD
+from cace.evaluation.accuracy import segment_predictions
+from cace.evaluation.metrics import events
 
 
 class Decision(NamedTuple):
-    """What is said of each second."""
+    """Probabilities of each second."""
 
-    relevance: Float[np.ndarray, " S"]  # probability that it holds an event
-    category: Float[np.ndarray, "S C"]  # probability of each category, if it holds one
+    relevance: Float[np.ndarray, " S"]  # of an event
+    category: Float[np.ndarray, "S C"]  # of each category, if there is an event
 
 
 class TimedEvent(NamedTuple):
-    """A stretch of a video in which one category is seen and heard."""
+    """A stretch of a video in which one category is visible and audible."""
 
     category: str
     start: float  # seconds
@@ -25,35 +27,42 @@ class TimedEvent(NamedTuple):
     confidence: float  # in [0, 1]: mean over its seconds of relevance times category probability
 
 
+class Lane(NamedTuple):
+    """What a method knows of each second beyond its decision, such as the gate of CACE-Net."""
+
+    meaning: str
+    values: Float[np.ndarray, " S"]  # in (0, 1)
+
+
 class Timeline(NamedTuple):
-    """What a model says about a video of S seconds; arrays hold one entry a second."""
+    """What a model finds in a video of S seconds; arrays have one entry a second."""
 
     file: Path
-    seconds: float  # length of what was looked at; the last second may be cut by it
+    seconds: float  # length that was analysed; it may cut the last second
     categories: tuple[str, ...]
     decision: Decision
     without_sound: Decision  # the same with the audio features silenced
     without_picture: Decision  # with the visual features silenced
-    gate: Float[np.ndarray, " S"]  # in (0, 1): both modalities say that something happens
-    attention: Float[np.ndarray, "S H W"] | None  # where sound made vision look; sums to 1
+    lanes: dict[str, Lane]  # what else the method knows, by name
+    attention: Float[np.ndarray, "S H W"] | None  # where sound guides vision to; sums to 1
     view: tuple[float, float, float, float]  # left, top, width, height that the encoders see,
-    # as shares of the picture; the attention's grid lies over it
+    # as shares of the picture; it is what the attention's grid covers
     remarks: tuple[str, ...]
     model: str  # in one line
 
-    def labels(self, threshold: float = 0.5) -> Int[np.ndarray, " S"]:
+    def labels(self, threshold: float = THRESHOLD) -> Int[np.ndarray, " S"]:
         """Index of the category of each second, or C for background.
 
         threshold: θ of section 3.5: an event is a second whose relevance is above it.
         """
         likely = self.decision.category.argmax(axis=1)
-        # Each second is a clip of its own here: in a long video the category changes.
+        # Each second is treated as a clip: in a long video the category changes.
         labels = segment_predictions(
-            self.decision.relevance[:, None], likely, threshold, len(self.categories)
+            self.decision.relevance[:, None], likely[:, None], threshold, len(self.categories)
         )
         return labels.squeeze(1)
 
-    def events(self, threshold: float = 0.5, top: int | None = None) -> list[TimedEvent]:
+    def events(self, threshold: float = THRESHOLD, top: int | None = None) -> list[TimedEvent]:
         """Runs of seconds of one category, in the order of time.
 
         top: only so many, those of the highest confidence.

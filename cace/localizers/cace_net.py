@@ -1,110 +1,104 @@
-"""CACE-Net: from the features of a clip to its events.
+"""CACE-Net (He et al., ACM MM 2024): co-guidance attention and contrastive enhancement.
 
-Source: CACE-Net, sections 3.2-3.5. The parts are in attention.py and relation.py.
-Differs from the paper's text, as the published results do: an input layer, LSTMs before the
-transformers, cross gates (α), and class-activation scores that enter the class logits (γ).
+Where the paper's equations are:
+    Eq. 1-6   co-guidance attention (3.2)             parts/co_guidance.py
+    Eq. 7     background-event contrast (3.3)         parts/contrast.py
+    Eq. 8     contrast-enhanced feature (3.3)         `CaceNet._enhance`, here
+    Eq. 9     fine-tuning of the encoder (3.4)        cace/finetuning/contrast.py
+    Eq. 10-12 heads and loss (3.5)                    `CaceNet.forward` and `CaceNet.losses`, here
+The relations over time and the background suppression between them, which CACE-Net shares with
+CMBS, are in parts/background_suppression.py.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cace.localizers.parts.co_guidance import CoGuidance
-from cace.localizers.parts.relation import AcrossModalities, Interaction, WithinModality
-from cace.settings import Guidance, Heads
-
-VISUAL_CHANNELS, AUDIO_CHANNELS, MODEL_CHANNELS = 512, 128, 256
-TOP_SEGMENTS = 4  # that make a category's class-activation score
-
-
-class Localization(NamedTuple):
-    """What the localizer says about a batch of clips."""
-
-    relevance: Float[Tensor, "B T"]  # logit: does the segment hold the event?
-    class_logits: Float[Tensor, "B C"]  # one event category for the whole clip
-    gate: Float[Tensor, "B T"]  # in (0, 1): both modalities say that something happens
-    class_activation: Float[Tensor, "B C"]  # logits: mean of the top segments, of both modalities
-    attention: Float[Tensor, "B T H W"] | None  # where sound made vision look; sums to 1
-    query: Float[Tensor, "B T D"] | None  # unit vectors, for the contrast; None without BECE
-    key: Float[Tensor, "B T D"] | None  # the same of noisy features; where noise was asked for
+from cace.features.batches import Batch
+from cace.localizers.parts import background_suppression as suppression
+from cace.localizers.parts.background_suppression import BackgroundSuppression
+from cace.localizers.parts.contrast import bece_loss
+from cace.localizers.parts.protocol import (
+    AuthorsFormat,
+    Localization,
+    Localizer,
+    Sizes,
+    settings_of,
+)
+from cace.settings import ContrastForm, Guidance, Heads
 
 
-class Localizer(nn.Module):
+class CaceNet(Localizer):
     """CACE-Net on stored features.
 
-    guidance: none, audio (sound guides vision), visual, both.
+    guidance: who guides: none, audio (guides vision), visual, both.
     beta, psi: β of Eq. 2 and ψ of Eq. 6.
-    bece: background-event contrast enhancement; without it there is no enhanced feature.
-    bece_lambda, bece_noise: λ of Eq. 8 and the deviation of the noise of the second view.
-    bece_heads: which heads read the enhanced feature: that of the relevance ("event") or both.
     alpha, gamma: weights of the cross gates and of the class activation.
+    width: channels of the visual branch, from which the other widths follow.
 
-    `contrast_on` says whether the heads read the enhanced feature; training switches it on after
-    the first part of the epochs.
+    Background-event contrast enhancement (BECE):
+    bece_enabled: without it there is neither an enhanced feature nor a contrast.
+    bece_lambda: λ of Eq. 8. bece_tau: τ of Eq. 7.
+    bece_noise: standard deviation of the noise that makes the second view.
+    bece_weight: of the contrast in Eq. 12. bece_form: see `contrast.bece_per_view`.
+    bece_heads: which heads read the enhanced feature: that of the relevance ("event") or both.
+    bece_start: share of the epochs before it sets in.
+
+    Source: CACE-Net, sections 3.2, 3.3 and 3.5.
+    Differs from the paper's text, as the published results do: see parts/background_suppression.py,
+    and BECE sets in after an eighth of the epochs.
     """
+
+    title = "CACE-Net"
+    lanes = suppression.GATE_LANE
+
+    contrast_on: Tensor
 
     def __init__(
         self,
-        visual_channels: int,
-        audio_channels: int,
-        categories: int,
+        sizes: Sizes,
         *,
         guidance: Guidance = "both",
         beta: float = 0.4,
         psi: float = 0.3,
-        bece: bool = True,
-        bece_lambda: float = 0.6,
-        bece_noise: float = 0.1,
-        bece_heads: Heads = "event",
         alpha: float = 0.1,
         gamma: float = 0.3,
+        bece_enabled: bool = True,
+        bece_lambda: float = 0.6,
+        bece_tau: float = 0.01,
+        bece_noise: float = 0.1,
+        bece_weight: float = 1.0,
+        bece_form: ContrastForm = "paper",
+        bece_heads: Heads = "event",
+        bece_start: float = 0.125,
+        width: int = 512,
     ) -> None:
-        super().__init__()
-        self.settings: dict[str, Any] = {  # what builds the same localizer again
-            "visual_channels": visual_channels,
-            "audio_channels": audio_channels,
-            "categories": categories,
-            "guidance": guidance,
-            "beta": beta,
-            "psi": psi,
-            "bece": bece,
-            "bece_lambda": bece_lambda,
-            "bece_noise": bece_noise,
-            "bece_heads": bece_heads,
-            "alpha": alpha,
-            "gamma": gamma,
-        }
-        self.bece_lambda, self.bece_noise, self.bece_heads = bece_lambda, bece_noise, bece_heads
-        self.alpha, self.gamma = alpha, gamma
-        self.contrast_on = False
+        super().__init__(sizes, settings_of(locals()))
+        self.gamma = gamma
+        self.bece_lambda, self.bece_tau, self.bece_noise = bece_lambda, bece_tau, bece_noise
+        self.bece_weight, self.bece_form = bece_weight, bece_form
+        self.bece_heads, self.bece_start = bece_heads, bece_start
+        self.register_buffer("contrast_on", torch.tensor(False))
+        self.network = BackgroundSuppression(
+            sizes,
+            guidance=guidance,
+            beta=beta,
+            psi=psi,
+            alpha=alpha,
+            width=width,
+            across_width=width,
+        )
+        channels = self.network.channels
+        self.enhance = nn.Linear(channels, channels) if bece_enabled else None
+        self.relevance_head = nn.Linear(channels, 1)
+        self.class_head = nn.Linear(channels, sizes.categories)
 
-        self.visual_input = nn.Sequential(
-            nn.Linear(visual_channels, VISUAL_CHANNELS), nn.ReLU(), nn.Dropout(0.2)
-        )
-        self.audio_input = (
-            nn.Identity()
-            if audio_channels == AUDIO_CHANNELS
-            else nn.Linear(audio_channels, AUDIO_CHANNELS)
-        )
-        self.guidance = CoGuidance(guidance, VISUAL_CHANNELS, AUDIO_CHANNELS, beta, psi)
-        self.visual_lstm = _lstm(VISUAL_CHANNELS, VISUAL_CHANNELS // 2)
-        self.audio_lstm = _lstm(AUDIO_CHANNELS, AUDIO_CHANNELS)
-        self.within_visual = WithinModality(VISUAL_CHANNELS, MODEL_CHANNELS)
-        self.within_audio = WithinModality(2 * AUDIO_CHANNELS, MODEL_CHANNELS)
-        self.visual_across = AcrossModalities(VISUAL_CHANNELS, MODEL_CHANNELS)
-        self.audio_across = AcrossModalities(2 * AUDIO_CHANNELS, MODEL_CHANNELS)
-        self.visual_gate = nn.Linear(MODEL_CHANNELS, 1)
-        self.audio_gate = nn.Linear(MODEL_CHANNELS, 1)
-        self.visual_activation = nn.Linear(MODEL_CHANNELS, categories)
-        self.audio_activation = nn.Linear(MODEL_CHANNELS, categories)
-        self.visual_interaction = Interaction(MODEL_CHANNELS)
-        self.audio_interaction = Interaction(MODEL_CHANNELS)
-        self.enhance = nn.Linear(MODEL_CHANNELS, MODEL_CHANNELS) if bece else None
-        self.relevance_head = nn.Linear(MODEL_CHANNELS, 1)
-        self.class_head = nn.Linear(MODEL_CHANNELS, categories)
+    def start_epoch(self, progress: float) -> None:
+        """Switches the contrast on, after its share of the epochs."""
+        self.contrast_on.fill_(self.enhance is not None and progress >= self.bece_start)
 
     def forward(
         self,
@@ -112,73 +106,83 @@ class Localizer(nn.Module):
         audio: Float[Tensor, "B T A"],
         noise: Float[Tensor, "B T D"] | None = None,
     ) -> Localization:
-        """noise: standard normal, for the keys; drawn here in training where it is not given."""
-        guided = self.guidance(self.visual_input(visual), self.audio_input(audio))
-        # Autocast ends here: the grid is nine tenths of the arithmetic, the rest stays exact.
-        with torch.autocast(visual.device.type, enabled=False):
-            return self._localize(
-                guided.visual.to(audio.dtype), guided.audio.to(audio.dtype), guided.attention, noise
-            )
-
-    def _localize(
-        self,
-        visual: Float[Tensor, "B T V"],
-        audio: Float[Tensor, "B T A"],
-        attention: Float[Tensor, "B T H W"] | None,
-        noise: Float[Tensor, "B T D"] | None,
-    ) -> Localization:
-        """From one visual and one audio vector a segment on."""
-        visual_sequence, _ = self.visual_lstm(visual)
-        audio_sequence, _ = self.audio_lstm(audio)
-
-        visual_memory = self.within_visual(visual_sequence)
-        audio_memory = self.within_audio(audio_sequence)
-        heard = self.audio_across(audio_sequence, visual_memory)
-        seen = self.visual_across(visual_sequence, audio_memory)
-
-        visual_gate = self.visual_gate(visual_memory).sigmoid()
-        audio_gate = self.audio_gate(audio_memory).sigmoid()
-        # Crossed: what is heard strengthens what is seen.
-        seen = seen + self.alpha * audio_gate * seen
-        heard = heard + self.alpha * visual_gate * heard
-        class_activation = (
-            _top_mean(self.visual_activation(seen)) + _top_mean(self.audio_activation(heard))
-        ) / 2
-
-        seen = self.visual_interaction(seen, heard)
-        heard = self.audio_interaction(heard, seen)
-        fused = (seen + heard) / 2
-        enhanced, query, key = self._enhance(fused, noise)
-        for_category = enhanced if self.bece_heads == "both" else fused
+        """noise: standard normal, of the second view; drawn here in training if not given."""
+        found = self.network(visual, audio)
+        enhanced, views = self._enhance(found.fused, noise)
+        for_category = enhanced if self.bece_heads == "both" else found.fused
+        class_logits = self.class_head(for_category.amax(dim=1)) + (
+            self.gamma * found.class_activation
+        )
         return Localization(
             relevance=self.relevance_head(enhanced).squeeze(-1),
-            class_logits=self.class_head(for_category.amax(dim=1)) + self.gamma * class_activation,
-            gate=(audio_gate * visual_gate).squeeze(-1),
-            class_activation=class_activation,
-            attention=attention,
-            query=query,
-            key=key,
+            class_logits=class_logits.unsqueeze(1),
+            attention=found.attention,
+            extra={"gate": found.gate, "class_activation": found.class_activation, **views},
         )
 
     def _enhance(
         self, fused: Float[Tensor, "B T D"], noise: Float[Tensor, "B T D"] | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The enhanced feature (Eq. 8), and the two views of the contrast."""
+    ) -> tuple[Float[Tensor, "B T D"], dict[str, Float[Tensor, "B T D"]]]:
+        """The enhanced feature  F + λ ReLU(W F)  (Eq. 8), and the two views of the contrast.
+
+        The views are unit vectors: `query` of the feature, `key` of the same with noise.
+        """
         if self.enhance is None:
-            return fused, None, None
+            return fused, {}
         residual = self.enhance(fused).relu()
-        enhanced = fused + self.bece_lambda * residual if self.contrast_on else fused
+        views = {"query": F.normalize(residual, dim=-1)}
         if noise is None and self.training:
             noise = torch.randn_like(fused)
-        key = None
         if noise is not None:
-            key = F.normalize(self.enhance(fused + self.bece_noise * noise).relu(), dim=-1)
-        return enhanced, F.normalize(residual, dim=-1), key
+            noisy = self.enhance(fused + self.bece_noise * noise).relu()
+            views["key"] = F.normalize(noisy, dim=-1)
+        return fused + self.bece_lambda * residual if self.contrast_on else fused, views
+
+    def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The terms of Eq. 12."""
+        terms = suppression.suppression_losses(out, batch, self.background)
+        terms["contrast"] = out.relevance.new_zeros(())
+        if self.contrast_on and "key" in out.extra:
+            query, key = out.extra["query"], out.extra["key"]
+            is_event = batch.labels != self.background
+            contrast = bece_loss(query, key, is_event, self.bece_tau, self.bece_form)
+            share = len(batch.labels) / batch.clips
+            terms["contrast"] = self.bece_weight * share * contrast
+        return terms
+
+    @classmethod
+    def authors_format(cls, weights: dict[str, Tensor], settings: dict[str, Any]) -> AuthorsFormat:
+        """Of the checkpoints of CACE-Net's repository."""
+        guidance = settings.get("guidance", "both")
+        guide, second = "network.guidance.guide_audio", "" if guidance == "visual" else "2"
+        modules = {
+            **suppression.authors_modules("network.", visual_norm="v_norm"),
+            **suppression.HEADS,
+            "enhance": "localize_module.encoder_q.0",
+            f"{guide}.within_audio.query": "spatial_channel_att.audio_query",
+            f"{guide}.within_audio.key": "spatial_channel_att.audio_key",
+            f"{guide}.within_audio.value": "spatial_channel_att.audio_value",
+            f"{guide}.audio_norm": "spatial_channel_att.a_norm",
+            f"{guide}.query": "spatial_channel_att.v_query",
+            f"{guide}.key": "spatial_channel_att.vaudio_key",
+            f"{guide}.value": "spatial_channel_att.vaudio_value",
+            **{
+                f"{guide}.within_grid.{part}": f"spatial_channel_att.video_{part}{second}"
+                for part in ("query", "key", "value")
+            },
+        }
+        unused = (*suppression.UNUSED, "spatial_channel_att.v_norm2.")
+        if guidance == "audio":
+            unused += _AUDIO_HALF
+        elif guidance == "visual":  # that module keeps the members of audio guidance
+            unused += ("spatial_channel_att.affine_", "spatial_channel_att.ave_")
+        return AuthorsFormat(suppression.authors_sizes(weights), modules, unused)
 
 
-def _lstm(channels: int, hidden: int) -> nn.LSTM:
-    return nn.LSTM(channels, hidden, batch_first=True, bidirectional=True)
-
-
-def _top_mean(scores: Float[Tensor, "B T C"]) -> Float[Tensor, "B C"]:
-    return scores.topk(min(TOP_SEGMENTS, scores.shape[1]), dim=1).values.mean(dim=1)
+_AUDIO_HALF = tuple(  # computed in the authors' audio guidance, and multiplied by ψ = 0
+    f"spatial_channel_att.{name}."
+    for name in (
+        *("video_query2", "video_key2", "video_value2", "v_query", "vaudio_key", "vaudio_value"),
+        *("audio_query", "audio_key", "audio_value", "a_norm"),
+    )
+)

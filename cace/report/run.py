@@ -1,4 +1,4 @@
-"""The page of a run: what came out, how it was trained, and where it is right and wrong."""
+"""The page of a run: its results, how it was trained, and where it is right and wrong."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from cace.conventions import SEGMENTS
-from cace.evaluation.protocols import Evaluation, attend, load_for
+from cace.evaluation.predict import attend, load_for
+from cace.evaluation.protocols import Evaluation
 from cace.features.batches import Split
 from cace.media.store import ClipStore
 from cace.report import render
 from cace.report.curves import Chart, chart
 from cace.report.timelines import show_clips
-from cace.settings import Params
+from cace.settings import LOCALIZERS, Params
 from cace.system.files import expect_file
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right
-TERMS = ("loss", "relevance", "category", "gate", "class_activation", "contrast")
 MEANING = {  # of the scores, in the order of the page
     "accuracy": "segments with the right label; background counts as one",
     "category_accuracy": "clips with an event whose category is right",
@@ -95,7 +95,8 @@ def run_page(
     return render(
         "run.html",
         source=params.data.source,
-        settings=params.model_dump(mode="json", by_alias=True, exclude={"ablations", "compute"}),
+        method=first.title,
+        settings=settings_of(params),
         meaning=MEANING,
         metrics=result.metrics,
         every_result=list(_leaves(result.metrics)),
@@ -110,10 +111,16 @@ def run_page(
     )
 
 
+def settings_of(params: Params) -> dict[str, Any]:
+    """All settings that shape the run, by section; those of other methods are left out."""
+    others = set(LOCALIZERS) - {params.localizer.name}
+    return params.model_dump(mode="json", by_alias=True, exclude={"ablations", "compute", *others})
+
+
 def extremes(predictions: pd.DataFrame) -> Extremes:
     """The clips with the smallest and the largest share of right segments over seeds.
 
-    Equals stand in the order of their ids; no clip is in both.
+    Ties are ordered by id; no clip is in both.
     """
     seeds = predictions["seed"].nunique()
     hits = (predictions["actual"] == predictions["predicted"]).to_numpy()
@@ -142,13 +149,20 @@ def _learned(seed: str, metrics: Path) -> Learned:
         ),
         chart(
             f"Seed {seed}: loss and its terms on train",
-            {term.replace("_", " "): list(curve[term]) for term in TERMS},
+            {term.replace("_", " "): list(curve[term]) for term in _terms(curve)},
         ),
         on_val,
         on_test,
         val[on_val],
         test[on_test],
     )
+
+
+def _terms(curve: pd.DataFrame) -> list[str]:
+    """The columns of the loss and its terms: those of no other kind."""
+    names = [str(name) for name in curve.columns]
+    others = ("epoch", "learning_rate")
+    return [name for name in names if name not in others and not name.startswith("val_")]
 
 
 def _finetuning(path: Path) -> Chart | None:
@@ -176,14 +190,14 @@ def _categories(names: list[str], counts: Int[np.ndarray, "L L"]) -> list[Catego
     """Lowest recall first."""
     rows = []
     for k, name in enumerate(names):
-        held, said, right = counts[k].sum(), counts[:, k].sum(), counts[k, k]
+        true, predicted, right = counts[k].sum(), counts[:, k].sum(), counts[k, k]
         wrong = np.where(np.arange(len(names)) == k, 0, counts[k])
         rows.append(
             Category(
                 name,
-                int(held),
-                float(right / held) if held else None,
-                float(right / said) if said else None,
+                int(true),
+                float(right / true) if true else None,
+                float(right / predicted) if predicted else None,
                 f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "",
             )
         )

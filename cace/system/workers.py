@@ -58,3 +58,21 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
         if bar.disable and total and 10 * count // total > shown:
             shown = 10 * count // total
             print(f"{what}: {count}/{total}", flush=True)
+
+
+def epoch_bar(epochs: range, what: str, position: int) -> "tqdm[int]":
+    """A bar over epochs, on a terminal; the first of them may be done already.
+
+    position: line of the bar, where several processes show one.
+    """
+    return tqdm(
+        epochs, desc=what, initial=epochs.start, total=epochs.stop, position=position, disable=None
+    )
+
+
+def report_epoch(bar: "tqdm[int]", done: int, text: str) -> None:
+    """Shows a few words beside the bar; in a log, a line for each tenth of the epochs."""
+    if not bar.disable:
+        bar.set_postfix_str(text)
+    elif done % max(1, int(bar.total or 0) // 10) == 0:
+        print(f"{bar.desc}: epoch {done}/{bar.total}, {text}", flush=True)

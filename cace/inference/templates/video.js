@@ -48,7 +48,7 @@ function show(seconds) {
   if (x < scroller.scrollLeft || x > scroller.scrollLeft + scroller.clientWidth) {
     scroller.scrollLeft = x - scroller.clientWidth / 10;
   }
-  const second = Math.min(Math.floor(position + 1e-3), data.gate.length - 1);
+  const second = Math.min(Math.floor(position + 1e-3), data.both.relevance.length - 1);
   if (second !== shown) describe(second);
 }
 
@@ -79,7 +79,7 @@ function describe(second) {
   lanes.setAttribute("aria-valuenow", second);
   lanes.setAttribute("aria-valuetext", `${clock(second)}, ${said}, relevance ${percent(data.both.relevance[second])}`);
   for (const way of ["both", "without_sound", "without_picture"]) compare(way, second, event);
-  at("gate").textContent = percent(data.gate[second]);
+  for (const [name, values] of Object.entries(data.lanes)) at(`lane-${name}`).textContent = percent(values[second]);
   if (truth) at("truth").textContent = named(covering(truth, second)) || "no event";
   mark(events.indexOf(event));
   if (levels) lookAt(second);
@@ -155,7 +155,7 @@ function lookAt(second) {
 
 function draw() {
   for (const path of document.querySelectorAll("[data-curve]")) {
-    const values = data[path.dataset.curve].relevance ?? data[path.dataset.curve];
+    const values = data[path.dataset.curve]?.relevance ?? data.lanes[path.dataset.curve];
     const steps = values.map((value, second) => `V${(1 - value).toFixed(3)}H${Math.min(second + 1, data.seconds)}`);
     path.setAttribute("d", `M0 1${steps.join("")}V1Z`);
   }

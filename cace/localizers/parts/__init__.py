@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What several localizers share: the protocol, attention, relations over time, losses."""

@@ -1,4 +1,4 @@
-"""Audio-visual co-guidance attention (AVCA): sound guides vision, and vision guides sound.
+"""Audio-visual co-guidance attention (AVCA), Eq. 1-6: sound guides vision, and vision guides sound.
 
 Source: CACE-Net, section 3.2. Differs from the paper's text, as the published results do: the
 visual grid is summarised by two self-attentions, one for each direction of guidance, and
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from cace.settings import Guidance
 
-HIDDEN = 256  # channels in which the two modalities are compared
 DROPOUT = 0.2
 
 
@@ -23,7 +22,7 @@ class Guided(NamedTuple):
 
     visual: Float[Tensor, "B T V"]
     audio: Float[Tensor, "B T A"]
-    attention: Float[Tensor, "B T H W"] | None  # where sound made vision look; sums to 1
+    attention: Float[Tensor, "B T H W"] | None  # where sound guides vision to; sums to 1
 
 
 class SelfAttention(nn.Module):
@@ -37,27 +36,27 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Float[Tensor, "N P D"], norm: nn.LayerNorm) -> Float[Tensor, "N P D"]:
-        """norm: given, for the two visual self-attentions share one."""
+        """norm: an argument, as the two visual self-attentions share one."""
         query, key, value = _at_once(x, self.query, self.key, self.value)
         attention = (query @ key.mT).softmax(dim=-1)
         return norm(x + self.dropout(attention @ value))
 
 
 def _at_once(x: Float[Tensor, "N P D"], *maps: nn.Linear) -> tuple[Tensor, ...]:
-    """Several linear maps as one product: x is read once, and so is its gradient written."""
+    """Several linear maps as one product: x is read, and its gradient written, only once."""
     weight = torch.cat([each.weight for each in maps])
     bias = torch.cat([each.bias for each in maps])
     return F.linear(x, weight, bias).split([each.out_features for each in maps], dim=-1)
 
 
 class Calibration(nn.Module):
-    """One vector of a segment's whole grid, against which the guided feature is weighed (Eq. 1)."""
+    """One vector for the complete grid of a segment, which calibrates the guided one (Eq. 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.squeeze = nn.Linear(channels, HIDDEN)
-        self.position = nn.Linear(channels, HIDDEN)
-        self.score = nn.Linear(HIDDEN, 1)
+        self.squeeze = nn.Linear(channels, channels // 2)
+        self.position = nn.Linear(channels, channels // 2)
+        self.score = nn.Linear(channels // 2, 1)
 
     def forward(self, context: Float[Tensor, "N P V"]) -> Float[Tensor, "N V"]:
         """context: the self-attended grid."""
@@ -73,8 +72,8 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.from_visual = nn.Linear(channels, channels)
         self.from_audio = nn.Linear(audio_channels, channels)
-        self.bottleneck = nn.Linear(channels, HIDDEN)
-        self.expand = nn.Linear(HIDDEN, channels)
+        self.bottleneck = nn.Linear(channels, channels // 2)
+        self.expand = nn.Linear(channels // 2, channels)
 
     def forward(
         self,
@@ -83,9 +82,9 @@ class ChannelAttention(nn.Module):
         audio: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N P V"]:
         """context: the self-attended grid, which the attention is computed from."""
-        # The audio factor is the same at every position, so it may stand outside the mean.
-        seen = self.from_visual(context).relu().mean(dim=1)
-        matched = self.from_audio(audio).relu() * seen
+        # The audio factor is the same at every position: the mean can be taken without it.
+        summary = self.from_visual(context).relu().mean(dim=1)
+        matched = self.from_audio(audio).relu() * summary
         attention = self.expand(self.bottleneck(matched).relu()).sigmoid()
         return grid * (1 + attention.unsqueeze(1))
 
@@ -95,9 +94,9 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, audio_channels: int) -> None:
         super().__init__()
-        self.from_visual = nn.Linear(channels, HIDDEN)
-        self.from_audio = nn.Linear(audio_channels, HIDDEN)
-        self.score = nn.Linear(HIDDEN, 1)
+        self.from_visual = nn.Linear(channels, channels // 2)
+        self.from_audio = nn.Linear(audio_channels, channels // 2)
+        self.score = nn.Linear(channels // 2, 1)
 
     def forward(
         self, grid: Float[Tensor, "N P V"], audio: Float[Tensor, "N A"]
@@ -156,9 +155,9 @@ class VisualGuidedAudio(nn.Module):
         self, grid: Float[Tensor, "N P V"], audio: Float[Tensor, "B T A"], norm: nn.LayerNorm
     ) -> Float[Tensor, "B T A"]:
         """grid: of all B x T segments."""
-        seen = self.within_grid(grid, norm).mean(dim=1).unflatten(0, audio.shape[:2])
+        summary = self.within_grid(grid, norm).mean(dim=1).unflatten(0, audio.shape[:2])
         context = self.within_audio(audio, self.audio_norm)
-        attention = (self.query(seen) @ self.key(context).mT).softmax(dim=-1)
+        attention = (self.query(summary) @ self.key(context).mT).softmax(dim=-1)
         return audio + self.psi * (attention @ self.value(context)).sigmoid() * audio
 
 
@@ -182,12 +181,12 @@ class CoGuidance(nn.Module):
         )
 
     def forward(self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]) -> Guided:
-        """Each direction reads the other modality as it came, not as guided."""
+        """Each direction reads the other modality before its guidance."""
         grid = visual.flatten(2, 3).flatten(0, 1)
         guided_visual, attention, guided_audio = visual.mean(dim=(2, 3)), None, audio
         if self.guide_visual is not None and self.visual_norm is not None:
-            seen, where = self.guide_visual(grid, audio.flatten(0, 1), self.visual_norm)
-            guided_visual = seen.unflatten(0, audio.shape[:2])
+            vector, where = self.guide_visual(grid, audio.flatten(0, 1), self.visual_norm)
+            guided_visual = vector.unflatten(0, audio.shape[:2])
             attention = where.view(visual.shape[:-1])
         if self.guide_audio is not None and self.visual_norm is not None:
             guided_audio = self.guide_audio(grid, audio, self.visual_norm)

@@ -1,103 +1,13 @@
-"""What the localizer is trained for, term by term.
+"""Background-event contrast between the segments of a clip.
 
-Source: CACE-Net, sections 3.3 and 3.5, Eq. 7 and 12.
+Source: CACE-Net, section 3.3, Eq. 7.
 """
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cace.localizers.cace_net import Localization
 from cace.settings import ContrastForm
-
-
-class LossTerms(NamedTuple):
-    """The terms of Eq. 12, each a mean; `contrast` is None where it does not count."""
-
-    relevance: Float[Tensor, ""]
-    category: Float[Tensor, ""]
-    gate: Float[Tensor, ""]
-    class_activation: Float[Tensor, ""]
-    contrast: Float[Tensor, ""] | None
-
-
-def loss_terms(
-    out: Localization,
-    labels: Int[Tensor, "B T"],
-    background: int,
-    *,
-    contrast: bool,
-    temperature: float,
-    form: ContrastForm = "paper",
-) -> LossTerms:
-    """All terms for a batch.
-
-    labels: category index of each segment, `background` outside events.
-    contrast: whether the contrast term counts, as it does from `bece.start` on.
-
-    Differs from the paper's text, as the published results do: background suppression is the gate
-    term and the class-activation term; the gate, already in (0, 1), goes through a sigmoid again,
-    so its term cannot reach 0. Differs from both: a clip without any event is left out of the
-    category terms; published code counts it as category 0.
-    """
-    is_event = labels != background
-    event = is_event.to(out.relevance.dtype)
-    category, has_event = clip_category(labels, background)
-    return LossTerms(
-        relevance=F.binary_cross_entropy_with_logits(out.relevance, event),
-        category=_cross_entropy(out.class_logits, category, has_event),
-        gate=F.binary_cross_entropy_with_logits(out.gate, event),
-        class_activation=_cross_entropy(out.class_activation, category, has_event),
-        contrast=(
-            bece_loss(out.query, out.key, is_event, temperature, form)
-            if contrast and out.query is not None and out.key is not None
-            else None
-        ),
-    )
-
-
-def part_of_batch(
-    terms: LossTerms, labels: Int[Tensor, "b T"], batch: Int[Tensor, "B T"], background: int
-) -> LossTerms:
-    """What some clips of a batch contribute: over its parts, the sums are the batch's terms.
-
-    terms: of those clips alone. labels, batch: of those clips, and of all clips of the batch.
-    """
-    clips = len(labels) / len(batch)
-    events, all_events = (int(clip_category(some, background)[1].sum()) for some in (labels, batch))
-    with_event = events / max(all_events, 1)
-    return LossTerms(
-        relevance=clips * terms.relevance,
-        category=with_event * terms.category,
-        gate=clips * terms.gate,
-        class_activation=with_event * terms.class_activation,
-        contrast=None if terms.contrast is None else clips * terms.contrast,
-    )
-
-
-def total(terms: LossTerms, contrast_weight: float) -> Float[Tensor, ""]:
-    """Eq. 12, with a weight for the contrast."""
-    supervised = terms.relevance + terms.category + terms.gate + terms.class_activation
-    return supervised if terms.contrast is None else supervised + contrast_weight * terms.contrast
-
-
-def clip_category(
-    labels: Int[Tensor, "B T"], background: int
-) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
-    """The event category of each clip (the largest, where it has two), and whether it has one."""
-    category = labels.masked_fill(labels == background, -1).amax(dim=1)
-    return category, category >= 0
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "B C"], category: Int[Tensor, " B"], counts: Bool[Tensor, " B"]
-) -> Float[Tensor, ""]:
-    """Mean over the clips that count; 0 where none does."""
-    each = F.cross_entropy(logits, category, ignore_index=-1, reduction="sum")
-    return each / counts.sum().clamp(min=1)
 
 
 def bece_loss(
@@ -144,7 +54,7 @@ def bece_per_view(
 
 
 def bece_floor(is_event: Bool[Tensor, "B T"]) -> float:
-    """What `bece_loss` cannot fall below: the mean of log(number of positives)."""
+    """Lower bound of `bece_loss`: the mean of log(number of positives)."""
     return _positives(is_event).sum(dim=-1).double().log().mean().item()
 
 

@@ -1,9 +1,7 @@
 """Relations over time, within one modality and across the two.
 
-Source: CACE-Net, section 3.3, after CMRAN (Xu et al. 2020): attention within each modality, then
-from each modality to both, then an interaction block.
-Differs, as the published results do: the cross-modal block's feed-forward is 512 wide, and two
-interaction blocks follow one another.
+Source: CMRAN (Xu et al. 2020), as CACE-Net uses it in section 3.3: attention within each modality,
+then from each modality to both, then an interaction block.
 """
 
 import torch
@@ -14,14 +12,22 @@ HEADS = 4
 DROPOUT = 0.1
 
 
-class WithinModality(nn.Module):
-    """Two transformer layers over the segments of one modality; they start with equal weights."""
+def bidirectional_lstm(channels: int, hidden: int) -> nn.LSTM:
+    """One layer over the segments; gives 2 x `hidden` channels."""
+    return nn.LSTM(channels, hidden, batch_first=True, bidirectional=True)
 
-    def __init__(self, channels: int, dimensions: int) -> None:
+
+class WithinModality(nn.Module):
+    """Two transformer layers over the segments of one modality; they start with equal weights.
+
+    hidden: channels inside the feed-forward layers.
+    """
+
+    def __init__(self, channels: int, dimensions: int, hidden: int) -> None:
         super().__init__()
         self.project = nn.Linear(channels, dimensions)
         layer = nn.TransformerEncoderLayer(
-            dimensions, HEADS, dim_feedforward=1024, dropout=DROPOUT, batch_first=True
+            dimensions, HEADS, dim_feedforward=hidden, dropout=DROPOUT, batch_first=True
         )
         self.layers = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
 
@@ -31,15 +37,21 @@ class WithinModality(nn.Module):
 
 
 class AcrossModalities(nn.Module):
-    """One modality's segments attend to the other's and their own."""
+    """The segments of one modality attend to those of both.
 
-    def __init__(self, channels: int, dimensions: int) -> None:
+    hidden: channels inside the feed-forward layer.
+    """
+
+    def __init__(self, channels: int, dimensions: int, hidden: int) -> None:
         super().__init__()
         self.project = nn.Linear(channels, dimensions)
         self.attention = nn.MultiheadAttention(dimensions, HEADS, DROPOUT, batch_first=True)
         self.attention_norm = nn.LayerNorm(dimensions)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dimensions, 512), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(512, dimensions)
+            nn.Linear(dimensions, hidden),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(hidden, dimensions),
         )
         self.feed_forward_norm = nn.LayerNorm(dimensions)
         self.dropout = nn.Dropout(DROPOUT)
@@ -47,7 +59,7 @@ class AcrossModalities(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T X"], other: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B T D"]:
-        """other: the other modality, already related within itself."""
+        """other: the other modality, after `WithinModality`."""
         y = self.project(x)
         both = torch.cat([other, y], dim=1)
         attended, _ = self.attention(y, both, both, need_weights=False)

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cace.features.batches import Batch
 from cace.localizers import checkpoints
-from cace.localizers.cace_net import Localizer
-from cace.localizers.parts.losses import bece_loss, bece_per_view, loss_terms, total
+from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts.contrast import bece_loss, bece_per_view
+from cace.localizers.parts.protocol import Sizes
 from tests import fill, reference
 
 OURS = {"Co-Guide": "both", "Audio-Guide": "audio", "Visual-Guide": "visual", "None": "none"}
@@ -40,26 +42,35 @@ def labels():
     return fill.labels().argmax(dim=-1)
 
 
-def filled(guide, switch, **settings):
+def filled(guide, switch, channels=512, **settings):
     """A localizer in float64 whose weights follow the rule of the golden numbers."""
-    localizer = Localizer(**{**SIZES, "guidance": OURS[guide], **settings}).double().eval()
-    params = fill.params(guide, localizer.settings["visual_channels"])
-    names = checkpoints.published_names(localizer)
-    localizer.load_state_dict({ours: params[theirs] for ours, theirs in names.items()})
-    localizer.contrast_on = switch
+    settings = {"guidance": OURS[guide], **settings}
+    localizer = checkpoints.from_authors("filled", fill.params(guide, channels), **settings)
+    localizer.contrast_on.fill_(switch)
     return localizer
 
 
-SIZES = {"visual_channels": 512, "audio_channels": 128, "categories": 28}
+def keys(localizer, guide):
+    """The published key of each of our weights."""
+    known = CaceNet.authors_format(fill.params(guide), localizer.settings)
+    return checkpoints.authors_keys(localizer, known)
+
+
+SIZES = Sizes(visual_channels=512, audio_channels=128, categories=28, positions=49)
+SMALL = Sizes(visual_channels=16, audio_channels=24, categories=5, positions=4)
 
 
 def silence():
     return torch.zeros_like(fill.noise()).transpose(0, 1)
 
 
+def batch(visual, audio):
+    return Batch(visual, audio, labels(), clips=3, clips_with_event=3)
+
+
 class Case(NamedTuple):
     out: tuple
-    terms: tuple
+    terms: dict
     gradients: dict
 
 
@@ -67,9 +78,9 @@ class Case(NamedTuple):
 def case(guide, switch):
     localizer = filled(guide, switch)
     out = localizer(*fill.inputs(), noise=silence())
-    terms = loss_terms(out, labels(), 28, contrast=True, temperature=0.01)
-    total(terms if switch else terms._replace(contrast=None), 1.0).backward()
-    names = checkpoints.published_names(localizer)
+    terms = localizer.losses(out, batch(*fill.inputs()))
+    sum(terms.values()).backward()
+    names = keys(localizer, guide)
     return Case(out, terms, {names[n]: p.grad for n, p in localizer.named_parameters()})
 
 
@@ -77,17 +88,19 @@ def case(guide, switch):
 def test_outputs_are_the_published_ones(guide, switch):
     out, name = case(guide, switch).out, f"{guide}/switch{switch:d}"
     close(out.relevance, golden(f"{name}/is_event_scores").squeeze(-1).T)
-    close(out.class_logits, golden(f"{name}/event_scores"))
-    close(out.gate, golden(f"{name}/audio_visual_gate").squeeze(-1).T)
-    close(out.class_activation, golden(f"{name}/av_score"))
-    close(out.query, golden(f"{guide}/q"))
-    close(out.key, golden(f"{guide}/q"))
+    close(out.class_logits.squeeze(1), golden(f"{name}/event_scores"))
+    close(out.extra["gate"], golden(f"{name}/audio_visual_gate").squeeze(-1).T)
+    close(out.extra["class_activation"], golden(f"{name}/av_score"))
+    close(out.extra["query"], golden(f"{guide}/q"))
+    close(out.extra["key"], golden(f"{guide}/q"))
 
 
 @pytest.mark.parametrize(("guide", "switch"), CASES)
 def test_each_loss_term_is_the_published_one(guide, switch):
     expected = NUMBERS["cases"][f"{guide}/switch{switch:d}"]["losses"]
-    found = {TERMS[name]: term.item() for name, term in case(guide, switch).terms._asdict().items()}
+    found = {TERMS[name]: term.item() for name, term in case(guide, switch).terms.items()}
+    if not switch:  # computed and thrown away there
+        expected = expected | {"contrastive": 0.0}
     assert found == pytest.approx(expected, abs=1e-10)
 
 
@@ -107,7 +120,7 @@ def test_gradient_norms_are_the_published_ones(guide, switch):
 @pytest.mark.parametrize("guide", ["Co-Guide", "None"])
 def test_noisy_keys_are_the_published_ones(guide):
     out = filled(guide, True)(*fill.inputs(), noise=fill.noise().transpose(0, 1))
-    close(out.key, golden(f"{guide}/k_noise"))
+    close(out.extra["key"], golden(f"{guide}/k_noise"))
 
 
 @pytest.mark.parametrize("guide", ["Co-Guide", "Audio-Guide"])
@@ -126,9 +139,11 @@ def test_without_a_guide_for_vision_there_is_no_attention_map(guide):
 def test_float32_is_close_to_float64(guide, switch):
     visual, audio = (x.float() for x in fill.inputs())
     found = filled(guide, switch).float()(visual, audio, noise=silence().float())
-    for ours, exact in zip(found, case(guide, switch).out, strict=True):
-        if exact is not None:
-            close(ours, exact.float(), atol=2e-6)
+    exact = case(guide, switch).out
+    for name in ("relevance", "class_logits"):
+        close(getattr(found, name), getattr(exact, name).float(), atol=2e-6)
+    for name, values in exact.extra.items():
+        close(found.extra[name], values.float(), atol=2e-6)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -138,7 +153,7 @@ def test_five_steps_of_adam_end_where_the_published_ones_do(fused):
     optimizer = torch.optim.Adam(localizer.parameters(), lr=adam["learning_rate"], fused=fused)
     for expected in adam["steps"]:
         out = localizer(*fill.inputs(), noise=silence())
-        loss = total(loss_terms(out, labels(), 28, contrast=True, temperature=0.01), 1.0)
+        loss = sum(localizer.losses(out, batch(*fill.inputs())).values())
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(localizer.parameters(), adam["max_grad_norm"])
@@ -146,8 +161,8 @@ def test_five_steps_of_adam_end_where_the_published_ones_do(fused):
         assert loss.item() == pytest.approx(expected["total"], abs=1e-9)
         assert norm.item() == pytest.approx(expected["total_grad_norm"], rel=1e-8)
     out = localizer(*fill.inputs(), noise=silence())
-    close(out.class_logits, golden("Co-Guide/adam5/event_scores"), atol=1e-9)
-    close(out.query, golden("Co-Guide/adam5/q"), atol=1e-9)
+    close(out.class_logits.squeeze(1), golden("Co-Guide/adam5/event_scores"), atol=1e-9)
+    close(out.extra["query"], golden("Co-Guide/adam5/q"), atol=1e-9)
 
 
 def test_the_contrast_is_the_published_one_where_it_saturates():
@@ -178,13 +193,13 @@ def test_other_lengths_grids_and_channels_agree_with_the_oracle(
         fill.params(guide, channels), visual, audio, guide=guide, switch=switch, noise=noise,
         lambda_=0.3, **knobs,
     )  # fmt: skip
-    localizer = filled(guide, switch, visual_channels=channels, bece_lambda=0.3, **knobs)
+    localizer = filled(guide, switch, channels, bece_lambda=0.3, **knobs)
     with torch.inference_mode():
         out = localizer(visual, audio, noise=noise.transpose(0, 1))
     close(out.relevance, expected.is_event_scores.squeeze(-1).T)
-    close(out.class_logits, expected.event_scores)
-    close(out.class_activation, expected.av_score)
-    close(out.key, expected.k)
+    close(out.class_logits.squeeze(1), expected.event_scores)
+    close(out.extra["class_activation"], expected.av_score)
+    close(out.extra["key"], expected.k)
 
 
 @pytest.mark.parametrize(
@@ -198,46 +213,83 @@ def test_other_lengths_grids_and_channels_agree_with_the_oracle(
     ],
 )
 def test_there_are_no_parameters_that_nothing_trains(guide, parameters):
-    localizer = Localizer(**SIZES, guidance=OURS[guide])
+    localizer = CaceNet(SIZES, guidance=OURS[guide])
     assert sum(p.numel() for p in localizer.parameters()) == parameters
 
 
+def small_batch(audio_channels=24):
+    return torch.rand(2, 10, 2, 2, 16), torch.rand(2, 10, audio_channels)
+
+
 def test_without_bece_there_is_no_enhanced_feature():
-    localizer = Localizer(**SIZES, bece=False).eval()
-    localizer.contrast_on = True
-    out = localizer(torch.rand(1, 3, 2, 2, 512), torch.rand(1, 3, 128))
-    assert out.query is None and out.key is None
+    localizer = CaceNet(SMALL, width=32, bece_enabled=False)
+    localizer.start_epoch(1.0)
+    assert not localizer.contrast_on
+    assert localizer.train()(*small_batch()).extra.keys() == {"gate", "class_activation"}
     assert not any("enhance" in name for name, _ in localizer.named_parameters())
 
 
 def test_lambda_zero_makes_the_contrast_path_invisible():
-    localizer = filled("Co-Guide", True, bece_lambda=0.0)
-    with torch.inference_mode():
-        on = localizer(*fill.inputs()).relevance
-        localizer.contrast_on = False
-        assert torch.equal(localizer(*fill.inputs()).relevance, on)
+    localizer = CaceNet(SMALL, width=32, bece_lambda=0.0).eval()
+    batch = small_batch()
+    off = localizer(*batch).relevance
+    localizer.start_epoch(1.0)
+    assert torch.equal(localizer(*batch).relevance, off)
 
 
-def test_other_audio_channels_are_brought_to_128():
-    localizer = Localizer(visual_channels=16, audio_channels=2048, categories=5).eval()
-    out = localizer(torch.rand(2, 10, 3, 3, 16), torch.rand(2, 10, 2048))
-    assert (out.relevance.shape, out.class_logits.shape) == ((2, 10), (2, 5))
+def test_the_contrast_sets_in_after_its_share_of_the_epochs():
+    localizer = CaceNet(SMALL, width=32, bece_start=0.25)
+    states = []
+    for epoch in range(8):
+        localizer.start_epoch(epoch / 8)
+        states.append(bool(localizer.contrast_on))
+    assert states == [False, False, True, True, True, True, True, True]
+
+
+def test_the_state_of_the_contrast_is_part_of_the_weights():
+    trained, fresh = (CaceNet(SMALL, width=32) for _ in range(2))
+    trained.start_epoch(1.0)
+    fresh.load_state_dict(trained.state_dict())
+    assert fresh.contrast_on
+
+
+def test_other_audio_channels_are_brought_to_those_of_the_network():
+    localizer = CaceNet(SMALL._replace(audio_channels=2048)).eval()
+    out = localizer(*small_batch(2048))
+    assert (out.relevance.shape, out.class_logits.shape) == ((2, 10), (2, 1, 5))
 
 
 def test_keys_are_drawn_in_training_and_absent_otherwise():
-    localizer = Localizer(visual_channels=16, audio_channels=128, categories=5)
-    batch = torch.rand(2, 10, 2, 2, 16), torch.rand(2, 10, 128)
-    assert localizer.train()(*batch).key is not None
-    assert localizer.eval()(*batch).key is None
+    localizer = CaceNet(SMALL, width=32)
+    assert "key" in localizer.train()(*small_batch()).extra
+    assert "key" not in localizer.eval()(*small_batch()).extra
 
 
-def test_the_enhanced_feature_may_serve_both_heads():
-    localizer = filled("Co-Guide", True, bece_heads="both")
-    enhanced = []
-    localizer.relevance_head.register_forward_hook(lambda _, given, __: enhanced.append(given[0]))
+def test_the_contrast_is_weighted():
+    torch.manual_seed(0)
+    one = CaceNet(SMALL, width=32, bece_weight=1.0)
+    ten = CaceNet(SMALL, width=32, bece_weight=10.0)
+    one.start_epoch(1.0)
+    ten.start_epoch(1.0)
+    visual, audio = small_batch()
+    out = one(visual, audio, noise=torch.randn(2, 10, 16))
+    clips = Batch(visual, audio, torch.tensor([[5, 1] * 5, [2] * 10]), 2, 2)
+    first, second = (localizer.losses(out, clips)["contrast"].item() for localizer in (one, ten))
+    assert second == pytest.approx(10 * first) and first > 0
+
+
+@pytest.mark.parametrize("bece_heads", ["event", "both"])
+def test_the_enhanced_feature_serves_one_head_or_both(bece_heads):
+    localizer = CaceNet(SMALL, width=32, bece_heads=bece_heads).eval()
+    localizer.start_epoch(1.0)
+    given = {}
+    for name in ("enhance", "relevance_head", "class_head"):
+        getattr(localizer, name).register_forward_hook(
+            lambda _, inputs, __, name=name: given.update({name: inputs[0]})
+        )
     with torch.inference_mode():
-        out = localizer(*fill.inputs())
-        expected = localizer.class_head(enhanced[0].amax(dim=1)) + 0.3 * out.class_activation
-    close(out.class_logits, expected)
-    close(out.relevance, case("Co-Guide", True).out.relevance)
-    assert (out.class_logits - case("Co-Guide", True).out.class_logits).abs().max() > 1e-3
+        localizer(*small_batch())
+        fused = given["enhance"]
+        enhanced = fused + 0.6 * localizer.enhance(fused).relu()  # Eq. 8
+    close(given["relevance_head"], enhanced)
+    close(given["class_head"], (enhanced if bece_heads == "both" else fused).amax(dim=1))

@@ -20,26 +20,31 @@ class Way(NamedTuple):
     accuracy: float
 
 
-def most_disputed(said: Mapping[str, pd.DataFrame]) -> list[int]:
+def most_disputed(tables: Mapping[str, pd.DataFrame]) -> list[int]:
     """Places of the clips with the most segments that the localizers do not all call the same.
 
-    said: the `prediction_table` of each. Equals stand in the order of their ids.
+    tables: the `prediction_table` of each. Ties are ordered by id.
     """
-    tables = list(said.values())
-    labels = np.stack([table["predicted"].to_numpy().reshape(-1, SEGMENTS) for table in tables])
+    every = list(tables.values())
+    labels = np.stack([table["predicted"].to_numpy().reshape(-1, SEGMENTS) for table in every])
     disputed = (labels != labels[0]).any(axis=0).sum(axis=1)
-    ids = tables[0]["id"].to_numpy()[::SEGMENTS]
+    ids = every[0]["id"].to_numpy()[::SEGMENTS]
     return sorted(range(len(ids)), key=lambda k: (-disputed[k], ids[k]))[:SHOWN]
 
 
 def guidance_page(
-    source: str, said: Mapping[str, pd.DataFrame], clips: list[Clip], threshold: float
+    source: str, tables: Mapping[str, pd.DataFrame], clips: list[Clip], threshold: float
 ) -> str:
-    """One HTML file. `said` and the clips' tracks have the kinds of guidance as names."""
+    """One HTML file. `tables` and the clips' tracks have the kinds of guidance as names."""
     ways = [
         Way(name, float((table["actual"] == table["predicted"]).mean()))
-        for name, table in said.items()
+        for name, table in tables.items()
     ]
     return render(
-        "guidance.html", "ablations", source=source, ways=ways, clips=clips, threshold=threshold
+        "guidance.html",
+        "ablations.figure_5",
+        source=source,
+        ways=ways,
+        clips=clips,
+        threshold=threshold,
     )

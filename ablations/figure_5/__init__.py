@@ -1,0 +1,1 @@
+"""The page of the paper's Figure 5."""

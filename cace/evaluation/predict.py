@@ -1,0 +1,111 @@
+"""Predictions of a localizer on a split of the feature store."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from cace.conventions import SCORED_CLIPS
+from cace.evaluation.accuracy import segment_predictions
+from cace.features.batches import Split
+from cace.localizers import checkpoints
+from cace.localizers.parts.protocol import Localizer, Sizes
+from cace.system.errors import UserError
+
+
+class Predictions(NamedTuple):
+    """What a localizer says about the N clips of a split, at one threshold."""
+
+    labels: Int[np.ndarray, "N T"]  # category of each segment, or C for background
+    relevance: Float[np.ndarray, "N T"]  # probability of an event
+    category: Int[np.ndarray, "N T"]  # of the event, if there is one
+    confidence: Float[np.ndarray, "N T"]  # probability of that category among the categories
+    clip_category: Int[np.ndarray, " N"]
+
+
+@torch.inference_mode()
+def predict(
+    localizer: Localizer, split: Split, threshold: float, batch_size: int = SCORED_CLIPS
+) -> Predictions:
+    """Predictions on all clips of a split, in the precision of the localizer's weights.
+
+    threshold: θ of section 3.5: an event is a segment whose relevance is above it.
+    """
+    localizer.eval()
+    precision = next(localizer.parameters()).dtype
+    parts = []
+    for batch in split.batches(batch_size):
+        out = localizer(batch.visual.to(precision), batch.audio.to(precision))
+        relevance = out.relevance.sigmoid()
+        confidence, category = out.class_logits.softmax(dim=-1).max(dim=-1)
+        by_mean = out.class_logits.mean(dim=1).argmax(dim=-1)
+        columns = category.expand_as(relevance), confidence.expand_as(relevance)
+        parts.append((relevance, *columns, by_mean))
+    relevance, category, confidence, by_mean = (
+        torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)
+    )
+    labels = segment_predictions(relevance, category, threshold, localizer.background)
+    clips = _clip_category(labels, by_mean, localizer.background)
+    return Predictions(labels, relevance, category, confidence, clips)
+
+
+def _clip_category(
+    labels: Int[np.ndarray, "N T"], by_mean: Int[np.ndarray, " N"], background: int
+) -> Int[np.ndarray, " N"]:
+    """That of most predicted event segments; without any, that of the largest mean logit."""
+    votes = (labels[:, :, None] == np.arange(background)).sum(axis=1)  # [N, C]
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), by_mean)
+
+
+def sizes_of(split: Split) -> Sizes:
+    """What a localizer must be built for to read the split."""
+    store = split.store
+    height, width = split.grid
+    return Sizes(
+        store.visual.shape[-1], store.audio.shape[-1], len(store.categories), height * width
+    )
+
+
+def load_for(split: Split, path: Path, name: str | None = None, **settings: Any) -> Localizer:
+    """The localizer of a checkpoint, on the split's device.
+
+    name: the method, if another one is to be refused.
+    settings: of an authors' checkpoint.
+    Raises: UserError where it expects other features or categories than the split's store has.
+    """
+    _, localizer, about = checkpoints.read(path, name, **settings)
+    store = split.store
+    fields = [*Sizes._fields[:-1], *(["positions"] if localizer.fixed_grid else [])]
+    expected, found = localizer.sizes._asdict(), sizes_of(split)._asdict()
+    if differ := [field for field in fields if expected[field] != found[field]]:
+        what = ", ".join(
+            f"{expected[field]} {field.replace('_', ' ')} (got {found[field]})" for field in differ
+        )
+        raise UserError(
+            f"{path}: expects {what} from {store.path}; run `dvc repro train`, or extract the "
+            f"features it needs"
+        )
+    # An authors' checkpoint says nothing about itself.
+    if about.get("categories", list(store.categories)) != list(store.categories):
+        raise UserError(
+            f"{path}: was trained for other categories than those of {store.path}; "
+            f"run `dvc repro train`"
+        )
+    return localizer.to(split.device)
+
+
+@torch.inference_mode()
+def attend(
+    localizer: Localizer, split: Split, places: Sequence[int]
+) -> Float[np.ndarray, "n T H W"] | None:
+    """Where sound guides vision to, in the samples at these places of the split; sums to 1.
+
+    None where sound does not guide vision.
+    """
+    batch = split.batch(torch.tensor(places))
+    precision = next(localizer.parameters()).dtype
+    attention = localizer(batch.visual.to(precision), batch.audio.to(precision)).attention
+    return None if attention is None else attention.float().cpu().numpy()

@@ -1,0 +1,51 @@
+"""Audio-guided visual attention of AVEL, which PSP and others took over."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Attended(NamedTuple):
+    """One visual vector a segment, and where in the grid it comes from."""
+
+    visual: Float[Tensor, "B T V"]
+    attention: Float[Tensor, "B T H W"]  # sums to 1
+
+
+class AudioGuidedAttention(nn.Module):
+    """A mean over the grid, weighted by what the sound and each position have in common.
+
+    positions: of the grid; the number of hidden channels, too, as the released code adds the j-th
+        audio value to *position* j, the same in all hidden channels. Sound so shifts positions by
+        a learned prior.
+    hidden: channels in which the two modalities are compared.
+
+    Source: AVEL (Tian et al. 2018), as its released code computes it; all published figures do.
+    Differs from the adaptive attention that the paper follows, which adds the audio value to hidden
+    channel j at all positions.
+    """
+
+    def __init__(
+        self, visual_channels: int, audio_channels: int, positions: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.audio = nn.Linear(audio_channels, hidden)
+        self.visual = nn.Linear(visual_channels, hidden)
+        self.from_visual = nn.Linear(hidden, positions, bias=False)
+        self.from_audio = nn.Linear(hidden, positions, bias=False)
+        self.score = nn.Linear(positions, 1, bias=False)
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
+    ) -> Attended:
+        """The attended vector is a mean of the features as they come in."""
+        grid = visual.flatten(2, 3)  # [B, T, P, V]
+        shift = self.from_audio(self.audio(audio).relu())  # [B, T, P]
+        content = self.from_visual(self.visual(grid).relu())  # [B, T, P, P]
+        weights = self.score((content + shift.unsqueeze(-1)).tanh()).softmax(dim=2)
+        attended = (weights.mT @ grid).squeeze(2)
+        return Attended(attended, weights.view(visual.shape[:-1]))
