@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from cace.localizers import checkpoints
-from cace.localizers.cace_net import Localizer
+from cace.localizers import checkpoints, load_checkpoint
+from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts.protocol import Sizes
 from cace.system.errors import UserError
 from tests import fill
 
 
 def localizer(**settings):
     torch.manual_seed(0)
-    return Localizer(6, 8, 3, **settings).eval()
+    return CaceNet(Sizes(6, 8, 3, 4), width=32, **settings).eval()
 
 
 def inputs():
@@ -19,10 +20,12 @@ def inputs():
 
 def test_a_localizer_comes_back_with_its_settings(tmp_path):
     original = localizer(guidance="visual", psi=0.7, gamma=0.2)
-    original.contrast_on = True
-    checkpoints.save(tmp_path / "a.pt", original, {"categories": ["a", "b", "c"]})
-    loaded, about = checkpoints.read(tmp_path / "a.pt")
-    assert (loaded.settings, about) == (original.settings, {"categories": ["a", "b", "c"]})
+    original.start_epoch(1.0)
+    checkpoints.save(tmp_path / "a.pt", "cace_net", original, {"categories": ["a", "b", "c"]})
+    name, loaded, about = checkpoints.read(tmp_path / "a.pt")
+    assert (name, about) == ("cace_net", {"categories": ["a", "b", "c"]})
+    assert (loaded.sizes, loaded.settings) == (original.sizes, original.settings)
+    assert loaded.contrast_on
     batch = inputs()
     assert torch.equal(loaded(*batch).relevance, original(*batch).relevance)
     assert not loaded.training
@@ -30,7 +33,7 @@ def test_a_localizer_comes_back_with_its_settings(tmp_path):
 
 def test_the_bytes_do_not_depend_on_the_files_name(tmp_path):
     for name in ("a.pt", "bb.pt"):
-        checkpoints.save(tmp_path / name, localizer(), {})
+        checkpoints.save(tmp_path / name, "cace_net", localizer(), {})
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "bb.pt").read_bytes()
 
 
@@ -41,38 +44,40 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
 
     torch.save({"weights": Attack()}, tmp_path / "a.pt")
     with pytest.raises(UserError, match="expected a checkpoint of plain tensors"):
-        checkpoints.load(tmp_path / "a.pt")
+        load_checkpoint(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
-    checkpoints.save(tmp_path / "a.pt", localizer(), {})
+    checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="a.pt: expected a checkpoint of plain tensors, undamaged"):
-        checkpoints.load(tmp_path / "a.pt")
+        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"got keys such as \['conv1.weight'\]"):
-        checkpoints.load(tmp_path / "a.pt")
+    with pytest.raises(
+        UserError, match=r"expected the key .*, got keys such as \['conv1.weight'\]"
+    ):
+        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_missing_weight_is_named(tmp_path):
-    checkpoints.save(tmp_path / "a.pt", localizer(), {})
+    checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     del content["weights"]["class_head.bias"]
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"missing: \['class_head.bias'\]"):
-        checkpoints.load(tmp_path / "a.pt")
+        load_checkpoint(tmp_path / "a.pt")
 
 
-def published(tmp_path, guide, **changes):
-    """A file as the published code saves it."""
+def authors_file(tmp_path, guide, **changes):
+    """A file as the authors' code saves it."""
     state = {f"module.{key}": value for key, value in fill.params(guide).items()}
-    torch.save(state | changes, tmp_path / "published.pth.tar")
-    return tmp_path / "published.pth.tar"
+    torch.save(state | changes, tmp_path / "authors.pth.tar")
+    return tmp_path / "authors.pth.tar"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +89,10 @@ def published(tmp_path, guide, **changes):
         ("None", 190, "none"),
     ],
 )
-def test_a_published_checkpoint_gives_the_published_outputs(tmp_path, guide, tensors, guidance):
-    path = published(tmp_path, guide)
+def test_a_checkpoint_of_the_authors_gives_their_outputs(tmp_path, guide, tensors, guidance):
+    path = authors_file(tmp_path, guide)
     assert len(torch.load(path)) == tensors
-    loaded = checkpoints.load(path, guidance=guidance)
+    loaded = load_checkpoint(path, guidance=guidance)
     assert loaded.contrast_on and not loaded.training
     with torch.inference_mode():
         found = loaded(*fill.inputs()).relevance
@@ -96,26 +101,27 @@ def test_a_published_checkpoint_gives_the_published_outputs(tmp_path, guide, ten
     torch.testing.assert_close(found, torch.from_numpy(golden)[..., 0].T, rtol=0, atol=1e-10)
 
 
-def test_settings_of_a_published_checkpoint_can_be_given(tmp_path):
-    loaded = checkpoints.load(published(tmp_path, "Co-Guide"), beta=0.1, psi=0.2, bece_lambda=0.5)
-    assert (loaded.guidance.guide_visual.beta, loaded.guidance.guide_audio.psi) == (0.1, 0.2)
+def test_settings_of_a_checkpoint_of_the_authors_can_be_given(tmp_path):
+    loaded = load_checkpoint(authors_file(tmp_path, "Co-Guide"), beta=0.1, psi=0.2, bece_lambda=0.5)
+    guidance = loaded.network.guidance
+    assert (guidance.guide_visual.beta, guidance.guide_audio.psi) == (0.1, 0.2)
     assert loaded.bece_lambda == 0.5
 
 
-def test_a_strange_key_in_a_published_checkpoint_is_named(tmp_path):
-    path = published(tmp_path, "Co-Guide", **{"module.extra.weight": torch.zeros(1)})
+def test_a_strange_key_in_a_checkpoint_of_the_authors_is_named(tmp_path):
+    path = authors_file(tmp_path, "Co-Guide", **{"module.extra.weight": torch.zeros(1)})
     with pytest.raises(UserError, match=r"unknown: \['extra.weight'\]"):
-        checkpoints.load(path)
+        load_checkpoint(path)
 
 
-def test_a_published_checkpoint_of_another_guidance_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"guidance \(both\); missing: \['guidance.guide_audio"):
-        checkpoints.load(published(tmp_path, "Visual-Guide"))
+def test_a_checkpoint_of_the_authors_of_another_guidance_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"CACE-Net .*missing: \['network.guidance.guide_audio"):
+        load_checkpoint(authors_file(tmp_path, "Visual-Guide"))
 
 
 @pytest.mark.parametrize("damage", ["settings", "about", "weights", "setting", "key"])
 def test_a_checkpoint_with_a_piece_missing_is_refused(tmp_path, damage):
-    checkpoints.save(tmp_path / "a.pt", localizer(), {})
+    checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     if damage == "setting":
         content["settings"]["zzz"] = 1
@@ -126,5 +132,69 @@ def test_a_checkpoint_with_a_piece_missing_is_refused(tmp_path, damage):
     else:
         del content[damage]
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"a\.pt: a damaged checkpoint, or not one of ours"):
-        checkpoints.load(tmp_path / "a.pt")
+    with pytest.raises(
+        UserError, match=r"a\.pt: (a damaged checkpoint|CACE-Net has no setting zzz|neither our)"
+    ):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def first_format(localizer):
+    """A checkpoint as it was written before there were several methods."""
+    settings = {key: localizer.settings[key] for key in ("guidance", "beta", "psi", "alpha")}
+    settings |= {"gamma": 0.3, "bece": True, "bece_lambda": 0.6, "bece_noise": 0.1}
+    sizes = {"visual_channels": 6, "audio_channels": 8, "categories": 3, "bece_heads": "event"}
+    weights = {
+        key.removeprefix("network."): value
+        for key, value in localizer.state_dict().items()
+        if key != "contrast_on"
+    }
+    return {
+        "format": "cace-localizer-1",
+        "settings": {**sizes, **settings},
+        "about": {"grid": [2, 2]},
+        "contrast_on": True,
+        "weights": weights,
+    }
+
+
+def test_a_file_of_the_first_format_still_loads(tmp_path):
+    original = CaceNet(Sizes(6, 8, 3, 4), guidance="audio").eval()
+    original.start_epoch(1.0)
+    torch.save(first_format(original), tmp_path / "a.pt")
+    name, loaded, _ = checkpoints.read(tmp_path / "a.pt")
+    batch = inputs()
+    assert (name, loaded.sizes) == ("cace_net", original.sizes)
+    assert torch.equal(loaded(*batch).relevance, original(*batch).relevance)
+
+
+def test_a_checkpoint_of_another_method_is_refused_by_name(tmp_path):
+    checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
+    with pytest.raises(UserError, match="expected a checkpoint of avel, got one of cace_net"):
+        load_checkpoint(tmp_path / "a.pt", localizer="avel")
+
+
+def test_an_unknown_method_or_setting_is_refused_with_what_there_is(tmp_path):
+    file = authors_file(tmp_path, "None")
+    with pytest.raises(UserError, match="expected a localizer of cace_net, cmbs, avel, got 'yolo'"):
+        load_checkpoint(file, localizer="yolo")
+    with pytest.raises(
+        UserError, match="CACE-Net has no setting lambda; expected some of guidance, beta"
+    ):
+        load_checkpoint(file, localizer="cace_net", **{"lambda": 0.6})
+
+
+@pytest.mark.parametrize("name", ["cmbs", "avel"])
+def test_checkpoints_of_other_authors_load(tmp_path, name):
+    shapes = fill.state_dict_shapes(name)
+    weights = {f"module.{key}": fill.fill_param(key, shape) for key, shape in shapes.items()}
+    torch.save(weights, tmp_path / "authors.pth.tar")
+    loaded = load_checkpoint(tmp_path / "authors.pth.tar", localizer=name)
+    assert loaded.sizes == (512, 128, 28, 49)
+    assert loaded.background == 28 and not loaded.training
+    assert next(loaded.parameters()).dtype == torch.float64
+
+
+def test_a_pickled_module_is_refused_and_not_run(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "AV_att.pt")
+    with pytest.raises(UserError, match="pickled modules are refused, since loading them would"):
+        load_checkpoint(tmp_path / "AV_att.pt", localizer="avel")

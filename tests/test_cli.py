@@ -55,7 +55,7 @@ def test_a_checkpoint_of_other_features_is_refused_with_one_message(published):
         evaluate(published, "--split", "val")
     assert "error: " in str(caught.value)
     assert (
-        "expects (visual channels, audio channels, categories) (512, 128, 28), got (16, 8, 3)"
+        "expects 512 visual channels (got 16), 128 audio channels (got 8), 28 categories (got 3)"
         in str(caught.value)
     )
 

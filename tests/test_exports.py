@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cace.inference.exports import Writer, to_audacity, to_csv, to_json, to_vtt, videos
-from cace.inference.timeline import Decision, TimedEvent, Timeline
+from cace.inference.timeline import Decision, Lane, TimedEvent, Timeline
 from cace.system.errors import UserError
 
 EVENTS = [
@@ -82,7 +82,10 @@ def timeline(file):
     )
     return Timeline(
         *(file, 3.0, ("a", "</script><script>alert(1)</script>"), decision, decision, decision),
-        *(decision.relevance, rng.uniform(size=(3, 2, 2)).astype(np.float32)),
+        *(
+            {"gate": Lane("both", decision.relevance)},
+            rng.uniform(size=(3, 2, 2)).astype(np.float32),
+        ),
         *((0.125, 0.0, 0.75, 1.0), ("a remark",), "a model"),
     )
 
@@ -91,6 +94,7 @@ def test_json_holds_every_second(tmp_path):
     line = timeline(tmp_path / "a.mp4")
     content = json.loads(to_json(line, line.events(0.0), 0.0))
     assert content["relevance"] == pytest.approx(line.decision.relevance.tolist(), abs=1e-4)
+    assert content["gate"] == content["relevance"]
     assert np.shape(content["category"]) == (3, 2)
     assert np.shape(content["attention"]) == (3, 2, 2)
     assert content["events"][0]["start"] == 0.0

@@ -12,16 +12,20 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.inference import localize as inference
-from cace.inference.timeline import Decision, Timeline
-from cace.localizers import checkpoints
-from cace.localizers.cace_net import Localizer
+from cace.inference.timeline import Decision, Lane, Timeline
+from cace.localizers import checkpoints, load_checkpoint
+from cace.localizers.avel import Avel
+from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts.protocol import Sizes
 from cace.media.store import as_stored
 from cace.media.video import decode_segments
 from cace.system.errors import UserError
+from tests import fill
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
 
 FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}
 CATEGORIES = ["bell", "dog", "horn"]
+SIZES = Sizes(visual_channels=1280, audio_channels=128, categories=3, positions=4)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +43,11 @@ def model(tmp_path_factory):
     }
     for seed in range(2):
         torch.manual_seed(seed)
-        localizer = Localizer(1280, 128, len(CATEGORIES))
-        localizer.contrast_on = True
+        localizer = CaceNet(SIZES, width=32)
+        localizer.start_epoch(1.0)
         about = {"categories": CATEGORIES, "encoders": encoders, "frames": FRAMES}
-        checkpoints.save(folder / f"seed-{seed}/best.pt", localizer, about)
+        checkpoints.save(folder / f"seed-{seed}/best.pt", "cace_net", localizer, about)
+    checkpoints.save(folder / "avel.pt", "avel", Avel(SIZES, width=16), about)
     return folder
 
 
@@ -62,12 +67,13 @@ def plain(path, localizer, seconds, silent=()):
         heard.append(hear(torch.from_numpy(sound)[None])[0])
     visual, audio = torch.stack(seen), torch.stack(heard)
     visual, audio = visual * ("visual" not in silent), audio * ("audio" not in silent)
-    said = [[] for _ in range(seconds)]
+    found = [[] for _ in range(seconds)]
     for start in sorted({*range(0, max(1, seconds - 9), 5), max(0, seconds - 10)}):
         out = localizer(visual[None, start : start + 10], audio[None, start : start + 10])
         for k, relevance in enumerate(out.relevance[0].sigmoid()):
-            said[start + k].append((relevance, *out.class_logits[0].softmax(dim=-1)))
-    means = torch.stack([torch.tensor(one).mean(dim=0) for one in said])
+            category = out.class_logits[0].softmax(dim=-1)
+            found[start + k].append((relevance, *category[k if len(category) > 1 else 0]))
+    means = torch.stack([torch.tensor(one).mean(dim=0) for one in found])
     return means[:, 0].numpy(), means[:, 1:].numpy()
 
 
@@ -82,13 +88,21 @@ def test_a_second_is_the_mean_of_the_windows_that_hold_it(model, tmp_path, secon
     path = video(tmp_path / "a.mp4", seconds)
     loaded = cace.load(model / "seed-0/best.pt")
     timeline = loaded.localize(path)
-    localizer = checkpoints.load(model / "seed-0/best.pt")
+    localizer = load_checkpoint(model / "seed-0/best.pt")
     assert_same(timeline.decision, plain(path, localizer, seconds))
     assert_same(timeline.without_sound, plain(path, localizer, seconds, silent=["audio"]))
     assert_same(timeline.without_picture, plain(path, localizer, seconds, silent=["visual"]))
-    assert np.ptp(timeline.decision.relevance) > 0.01
+    assert np.ptp(timeline.decision.relevance) > 0.005
     assert timeline.attention.shape == (seconds, 2, 2)
     assert timeline.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(seconds), abs=1e-3)
+
+
+def test_a_method_that_decides_each_segment_is_localized_alike(model, tmp_path):
+    path = video(tmp_path / "a.mp4", 12)
+    timeline = cace.load(model / "avel.pt", encoder=None).localize(path)
+    assert_same(timeline.decision, plain(path, load_checkpoint(model / "avel.pt"), 12))
+    assert timeline.lanes == {}
+    assert np.ptp(timeline.decision.category, axis=0).max() > 1e-3
 
 
 def test_seeds_are_averaged(model, tmp_path):
@@ -111,8 +125,8 @@ def test_seeds_are_averaged(model, tmp_path):
 def test_odd_lengths_are_handled_and_said(model, tmp_path, seconds, kept, remark):
     timeline = cace.load(model).localize(video(tmp_path / "a.mkv", seconds))
     assert timeline.seconds == pytest.approx(kept, abs=0.05)
-    assert len(timeline.gate) == round(kept + 0.3)
-    assert any(remark in said for said in timeline.remarks)
+    assert len(timeline.lanes["gate"].values) == round(kept + 0.3)
+    assert any(remark in text for text in timeline.remarks)
 
 
 def test_an_event_never_ends_after_its_video(model, tmp_path):
@@ -126,10 +140,10 @@ def test_an_event_never_ends_after_its_video(model, tmp_path):
 
 def timeline_of(relevance, category, tmp_path):
     decision = Decision(np.array(relevance, np.float32), np.array(category, np.float32))
-    gate = np.zeros(len(relevance), np.float32)
+    lanes = {"gate": Lane("both happen", np.zeros(len(relevance), np.float32))}
     return Timeline(
         *(tmp_path / "a.mp4", float(len(relevance)), tuple(CATEGORIES), decision, decision),
-        *(decision, gate, None, (0.0, 0.0, 1.0, 1.0), (), "by hand"),
+        *(decision, lanes, None, (0.0, 0.0, 1.0, 1.0), (), "by hand"),
     )
 
 
@@ -148,18 +162,15 @@ def test_events_are_runs_of_one_category_above_the_threshold(tmp_path):
     assert timeline.events(threshold=0.95) == []
 
 
-def test_a_published_checkpoint_stands_behind_vgg19_and_vggish(tmp_path, monkeypatch):
+def test_an_authors_checkpoint_is_put_behind_vgg19_and_vggish(tmp_path, monkeypatch):
     no_weights = {
-        name: {**about, "weights": "none"} for name, about in inference.PUBLISHED_ENCODERS.items()
+        name: {**about, "weights": "none"} for name, about in inference.RELEASED_ENCODERS.items()
     }
-    monkeypatch.setattr(inference, "PUBLISHED_ENCODERS", no_weights)
-    monkeypatch.setattr(inference, "PUBLISHED_FRAMES", {**inference.PUBLISHED_FRAMES, "fps": 1})
-    localizer = Localizer(512, 128, 28)
-    names = checkpoints.published_names(localizer)
-    state = localizer.double().state_dict()
-    published = {f"module.{theirs}": state[ours] for ours, theirs in names.items()}
-    torch.save(published, tmp_path / "published.pth.tar")
-    loaded = cace.load(tmp_path / "published.pth.tar")
+    monkeypatch.setattr(inference, "RELEASED_ENCODERS", no_weights)
+    monkeypatch.setattr(inference, "RELEASED_FRAMES", {**inference.RELEASED_FRAMES, "fps": 1})
+    weights = {f"module.{key}": value for key, value in fill.params("Co-Guide").items()}
+    torch.save(weights, tmp_path / "authors.pth.tar")
+    loaded = cace.load(tmp_path / "authors.pth.tar")
     timeline = loaded.localize(video(tmp_path / "a.mp4", 2))
     assert timeline.categories[0] == "Church bell"
     assert timeline.attention.shape == (2, 7, 7)
@@ -179,19 +190,19 @@ def test_a_track_that_ends_early_is_said(model, tmp_path):
 
 
 def test_a_model_of_nan_is_no_model(model, tmp_path):
-    localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
     with torch.no_grad():
         localizer.relevance_head.bias.fill_(torch.nan)
-    checkpoints.save(tmp_path / "nan.pt", localizer, about)
+    checkpoints.save(tmp_path / "nan.pt", name, localizer, about)
     with pytest.raises(UserError, match="gives no numbers"):
         cace.load(tmp_path / "nan.pt").localize(video(tmp_path / "a.mp4", 2))
 
 
 @pytest.mark.parametrize("lacking", ["categories", "encoders", "frames"])
 def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
-    localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
     del about[lacking]
-    checkpoints.save(tmp_path / "a.pt", localizer, about)
+    checkpoints.save(tmp_path / "a.pt", name, localizer, about)
     with pytest.raises(UserError, match="expected a checkpoint that says its 3 categories"):
         cace.load(tmp_path / "a.pt")
 

@@ -4,13 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cace.evaluation.accuracy import clip_categories, segment_predictions
 from cace.evaluation.metrics import (
     always_background,
-    clip_categories,
     events,
     never_background,
     score,
-    segment_predictions,
 )
 
 BACKGROUND = 3
@@ -22,7 +21,7 @@ labels = arrays(int, (4, 5), elements=st.integers(0, BACKGROUND))
 
 def test_a_segment_is_an_event_strictly_above_the_threshold():
     relevance = np.array([[0.5, 0.51, 0.49, 1.0]])
-    found = segment_predictions(relevance, np.array([2]), 0.5, BACKGROUND)
+    found = segment_predictions(relevance, np.array([[2, 2, 2, 2]]), 0.5, BACKGROUND)
     assert found.tolist() == [[3, 2, 3, 2]]
 
 
@@ -93,7 +92,7 @@ def test_an_event_is_found_where_half_of_it_overlaps(predicted, f1):
 
 def test_segment_f1_counts_an_event_of_another_category_as_false_and_as_missed():
     truth, predicted = np.array([[0, 0, 3, 3]]), np.array([[0, 1, 1, 3]])
-    # One right of three said and two held.
+    # One right of three predicted and two true.
     assert score(predicted, truth, np.array([0]), BACKGROUND).segment_f1 == pytest.approx(2 / 5)
 
 

@@ -1,3 +1,4 @@
+import inspect
 import shutil
 from pathlib import Path
 
@@ -5,7 +6,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from cace.settings import PARAMS_SECTIONS, PROFILE_SECTIONS, load_params
+from cace.localizers import localizer_class
+from cace.settings import LOCALIZERS, PARAMS_SECTIONS, PROFILE_SECTIONS, load_params
 from cace.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +52,7 @@ def test_settings_cannot_change_after_loading():
         ("bece.lambda=-1", "params.yaml", "params.yaml, bece.lambda: .*greater than.*got -1"),
         ("bece.lambda=true", "params.yaml", "params.yaml, bece.lambda: .*got True"),
         ("+bece.lamda=0.4", "params.yaml", "params.yaml, bece.lamda: no such key"),
-        ("+train.epochs=3", "params.yaml", "train.epochs: stands in params.yaml and in profiles"),
+        ("+train.epochs=3", "params.yaml", "train.epochs: is in params.yaml and in profiles"),
         ("+decode.fps=3", "params.yaml", "params.yaml, decode: no stage tracks this section"),
         ("train.seeds=[0,0]", "params.yaml", "params.yaml, train.seeds: expected each seed once"),
         ("train.seeds=[]", "params.yaml", "params.yaml, train.seeds: "),
@@ -59,6 +61,13 @@ def test_settings_cannot_change_after_loading():
             "params.yaml",
             "data.source: expected one of ave, folder, mini, released",
         ),
+        (
+            "localizer.name=yolo",
+            "params.yaml",
+            "params.yaml, localizer.name: expected one of cace_net, cmbs, avel, got 'yolo'",
+        ),
+        ("+avel.beta=1", "params.yaml", "params.yaml, avel.beta: no such key"),
+        ("avel.width=12", "params.yaml", "params.yaml, avel.width: .*multiple of 8, got 12"),
         ("data.archive=a.zip", "params.yaml", "data.archive: expected .* source ave .*got 'a.zip'"),
         ("decode.crop=128", "profiles/mini.yaml", r"decode.crop: .*short_side \(116\), got 128"),
         ("decode.fps=none", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: .*got 'none'"),
@@ -95,6 +104,25 @@ def test_an_override_changes_nothing_but_its_line(tmp_path, file):
     assert copy.read_text() == (ROOT / file).read_text()
 
 
+def test_the_settings_of_a_method_are_the_arguments_of_its_constructor(settings):
+    for name in LOCALIZERS:
+        params = load_params(settings(f"localizer.name={name}"))
+        arguments = inspect.signature(localizer_class(name)).parameters
+        assert set(params.method) == set(arguments) - {"sizes"}, name
+
+
+def test_the_defaults_of_a_method_are_those_of_params_yaml(settings):
+    for name in LOCALIZERS:
+        params = load_params(settings(f"localizer.name={name}"))
+        arguments = inspect.signature(localizer_class(name)).parameters
+        assert params.method == {key: arguments[key].default for key in params.method}, name
+
+
+def test_a_setting_of_cace_net_has_the_name_of_its_section(settings):
+    method = load_params(settings("bece.lambda=0.3", "guidance.mode=audio")).method
+    assert (method["bece_lambda"], method["guidance"], method["alpha"]) == (0.3, "audio", 0.1)
+
+
 def test_the_stages_track_exactly_the_known_sections():
     profile, ours = set(), set()
     for file in (ROOT / "dvc.yaml", ROOT / "ablations/dvc.yaml"):
@@ -103,5 +131,6 @@ def test_the_stages_track_exactly_the_known_sections():
                 if isinstance(entry, dict):
                     profile.update(entry.get("profiles/${data.source}.yaml", ()))
                 else:
-                    ours.add(entry)
-    assert (ours, profile) == (set(PARAMS_SECTIONS), set(PROFILE_SECTIONS))
+                    ours.add(entry.split(".")[0])
+    ours.remove("${localizer")
+    assert (ours | set(LOCALIZERS), profile) == (set(PARAMS_SECTIONS), set(PROFILE_SECTIONS))

@@ -60,7 +60,7 @@ def test_predictions_agree_with_the_metrics(project):
 
 def test_scoring_a_checkpoint_gives_the_metrics_of_its_run(project, monkeypatch, capsys):
     monkeypatch.chdir(project.folder)
-    for file, name in (("best.pt", "test"), ("published.pt", "published")):
+    for file, name in (("best.pt", "test"), ("best_on_test.pt", "best_on_test")):
         main(["evaluate", "--checkpoint", f"data/models/localizer/seed-0/{file}"])
         scores = json.loads(capsys.readouterr().out)
         metrics = project.json("metrics/eval.json")[name]

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ablations.guidance import guidance_page, most_disputed
+from ablations.figure_5.page import guidance_page, most_disputed
 from cace.data.annotations import Annotations, Row
 from cace.evaluation.metrics import Scores
-from cace.evaluation.protocols import attend, evaluate_runs, load_for
-from cace.features.batches import Split
+from cace.evaluation.predict import attend, load_for
+from cace.evaluation.protocols import evaluate_runs
+from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
 from cace.localizers import checkpoints
 from cace.media.store import ClipStore
@@ -24,15 +25,10 @@ from cace.report.curves import chart
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
 from cace.settings import changed, load_params
-from cace.training.loop import UNIMODAL, Design, build_localizer
 from tests.project import ROOT
 from tests.stores import write_feature_store
+from tests.trained import CPU, NAME, untrained
 
-CPU = torch.device("cpu")
-DESIGN = Design(
-    guidance="both", beta=0.4, psi=0.3, bece=True, bece_lambda=0.6, bece_noise=0.1,
-    bece_heads="event", alpha=0.1, gamma=0.3,
-)  # fmt: skip
 ATTACKS = (
     "</script><script>alert(1)</script>",
     '"><img src=x onerror=alert(2)>',
@@ -68,10 +64,10 @@ class Made:
         self.models, self.metrics = folder / "models", folder / "metrics"
         torch.manual_seed(0)
         checkpoint = folder / "untrained.pt"
-        checkpoints.save(checkpoint, build_localizer(store, DESIGN), {})
+        checkpoints.save(checkpoint, NAME, untrained(store), {})
         for name in ("seed-0", "seed-1", *UNIMODAL):
             (self.models / name).mkdir(parents=True)
-            for file in ("best.pt", "published.pt"):
+            for file in ("best.pt", "best_on_test.pt"):
                 (self.models / name / file).hardlink_to(checkpoint)
         for seed in (0, 1):
             curve = {name: [2.0, 1.5, 1.0] for name in ("loss", "relevance", "category", "gate")}
@@ -79,7 +75,7 @@ class Made:
             self.write(f"curves/seed-{seed}.csv", {**curve, "val_accuracy": [0.25, 0.75, 0.5]})
             self.write(f"test_curves/seed-{seed}.csv", {"test_accuracy": [0.1, 0.2, 0.625]})
         self.write("finetune.csv", {"recall_at_1": [0.1, 0.2], "recall_at_5": [0.5, 0.6]})
-        self.result = evaluate_runs(store, self.models, threshold=0.5, batch_size=8, device=CPU)
+        self.result = evaluate_runs(store, self.models, NAME, threshold=0.5, device=CPU)
 
     def write(self, name, columns):
         path = self.metrics / name
@@ -140,7 +136,7 @@ def test_every_score_is_explained():
 
 def test_both_protocols_name_their_epoch(page):
     text = Elements(page.read_text()).text
-    chosen = "honest, epoch 1 (75.0 % on val); published, epoch 2 (62.5 % on test)"
+    chosen = "honest, epoch 1 (75.0 % on val); best on test, epoch 2 (62.5 % on test)"
     assert text.count(chosen) == 2  # one a seed
 
 

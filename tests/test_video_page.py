@@ -221,7 +221,7 @@ def test_it_says_what_changes_without_sound_and_without_picture(show):
     silenced = page.locator("#without_picture").inner_text().split("\n\n")
     assert silenced[1:3] == ["Instead: Flute", "Relevance 70 %: 20 points less"]
     assert page.locator("#both li").all_inner_texts() == ["Bark 80 %", "Flute 20 %"]
-    assert page.inner_text("#gate") == "40 %"
+    assert page.inner_text("#lane-gate") == "40 %"
 
 
 def test_the_ground_truth_stands_beside_what_was_found(show):

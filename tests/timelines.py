@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cace.inference.timeline import Decision, Timeline
+from cace.inference.timeline import Decision, Lane, Timeline
 
 
 def timeline(
@@ -33,7 +33,7 @@ def timeline(
         decision=Decision(relevance, sure),
         without_sound=Decision(np.full(seconds, 0.2), sure),
         without_picture=Decision(np.full(seconds, 0.7), last),
-        gate=np.full(seconds, 0.4),
+        lanes={"gate": Lane("both happen", np.full(seconds, 0.4))},
         attention=(maps / maps.sum(axis=1, keepdims=True)).reshape(seconds, 4, 4),
         view=(0.125, 0.0, 0.75, 1.0),
         remarks=(),

@@ -14,6 +14,7 @@ from cace.localizers.parts.protocol import (
     Localization,
     Localizer,
     Sizes,
+    full_precision,
     localization_of_scores,
     settings_of,
 )
@@ -48,8 +49,7 @@ class Avel(Localizer):
     ) -> Localization:
         """Features as they are stored."""
         attended = self.attention(visual, audio)
-        # Autocast ends here, as in the other methods: the grid is most of the arithmetic.
-        with torch.autocast(visual.device.type, enabled=False):
+        with full_precision(audio):
             audio_sequence, _ = self.audio_lstm(audio)
             visual_sequence, _ = self.visual_lstm(attended.visual.to(audio.dtype))
             both = torch.cat([audio_sequence, visual_sequence], dim=-1).relu()

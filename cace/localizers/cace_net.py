@@ -26,6 +26,7 @@ from cace.localizers.parts.protocol import (
     Localization,
     Localizer,
     Sizes,
+    full_precision,
     settings_of,
 )
 from cace.settings import ContrastForm, Guidance, Heads
@@ -108,14 +109,14 @@ class CaceNet(Localizer):
     ) -> Localization:
         """noise: standard normal, of the second view; drawn here in training if not given."""
         found = self.network(visual, audio)
-        enhanced, views = self._enhance(found.fused, noise)
-        for_category = enhanced if self.bece_heads == "both" else found.fused
-        class_logits = self.class_head(for_category.amax(dim=1)) + (
-            self.gamma * found.class_activation
-        )
+        with full_precision(audio):
+            enhanced, views = self._enhance(found.fused, noise)
+            for_category = enhanced if self.bece_heads == "both" else found.fused
+            relevance = self.relevance_head(enhanced).squeeze(-1)
+            class_logits = self.class_head(for_category.amax(dim=1)).unsqueeze(1)
         return Localization(
-            relevance=self.relevance_head(enhanced).squeeze(-1),
-            class_logits=class_logits.unsqueeze(1),
+            relevance=relevance,
+            class_logits=class_logits + self.gamma * found.class_activation.unsqueeze(1),
             attention=found.attention,
             extra={"gate": found.gate, "class_activation": found.class_activation, **views},
         )

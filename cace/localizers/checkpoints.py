@@ -32,26 +32,27 @@ class Checkpoint(NamedTuple):
     about: dict[str, Any]  # empty for a checkpoint of the authors
 
 
-def build(name: str, sizes: Sizes, **settings: Any) -> Localizer:
+def build(name: str, sizes: Sizes, *, where: str = "settings", **settings: Any) -> Localizer:
     """An untrained localizer.
 
     name: of the method, as `localizer.name` has it.
+    where: names the origin of the settings in messages.
     settings: of its constructor.
     Raises: UserError where there is no such method or setting.
     """
-    method = _method(name)
+    method = _method(name, where)
     known = [key for key in inspect.signature(method).parameters if key != "sizes"]
     if strange := sorted(set(settings) - set(known)):
         raise UserError(
-            f"localizer {name}: no setting {', '.join(strange)}; expected some of "
+            f"{where}: {method.title} has no setting {', '.join(strange)}; expected some of "
             f"{', '.join(known)}"
         )
     return method(sizes, **settings)
 
 
-def _method(name: str) -> type[Localizer]:
+def _method(name: str, where: str) -> type[Localizer]:
     if name not in LOCALIZERS:
-        raise UserError(f"localizer: expected one of {', '.join(LOCALIZERS)}, got {name!r}")
+        raise UserError(f"{where}: expected a localizer of {', '.join(LOCALIZERS)}, got {name!r}")
     return localizer_class(name)
 
 
@@ -111,7 +112,7 @@ def _ours(path: Path, content: dict[str, Any], name: str | None) -> Checkpoint:
             f"localizer.name, or run `dvc repro train`"
         )
     sizes = Sizes(**content["sizes"])
-    localizer = build(content["localizer"], sizes, **content["settings"])
+    localizer = build(content["localizer"], sizes, where=str(path), **content["settings"])
     _fill(str(path), localizer, content["weights"])
     return Checkpoint(content["localizer"], localizer.eval(), content["about"])
 
@@ -152,7 +153,7 @@ def from_authors(
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     known = _authors_format(where, weights, name, settings)
-    localizer = build(name, known.sizes, **settings)
+    localizer = build(name, known.sizes, where=where, **settings)
     localizer.start_epoch(1.0)  # as at the end of training
     own = localizer.state_dict()
     keys = authors_keys(localizer, known)
@@ -170,7 +171,7 @@ def from_authors(
 def _authors_format(
     where: str, weights: dict[str, Tensor], name: str, settings: dict[str, Any]
 ) -> AuthorsFormat:
-    method = _method(name)
+    method = _method(name, where)
     try:
         known = method.authors_format(weights, settings)
     except KeyError as error:

@@ -13,6 +13,7 @@ from cace.localizers.parts.protocol import (
     Localization,
     Localizer,
     Sizes,
+    full_precision,
     settings_of,
 )
 
@@ -60,12 +61,12 @@ class Cmbs(Localizer):
     ) -> Localization:
         """Features as they are stored."""
         found = self.network(visual, audio)
-        class_logits = self.class_head(found.fused.amax(dim=1)) + (
-            self.gamma * found.class_activation
-        )
+        with full_precision(audio):
+            relevance = self.relevance_head(found.fused).squeeze(-1)
+            class_logits = self.class_head(found.fused.amax(dim=1)).unsqueeze(1)
         return Localization(
-            relevance=self.relevance_head(found.fused).squeeze(-1),
-            class_logits=class_logits.unsqueeze(1),
+            relevance=relevance,
+            class_logits=class_logits + self.gamma * found.class_activation.unsqueeze(1),
             attention=found.attention,
             extra={"gate": found.gate, "class_activation": found.class_activation},
         )

@@ -70,9 +70,9 @@ def epoch_bar(epochs: range, what: str, position: int) -> "tqdm[int]":
     )
 
 
-def report_epoch(bar: "tqdm[int]", done: int, text: str) -> None:
+def report_epoch(bar: "tqdm[int]", what: str, done: int, text: str) -> None:
     """Shows a few words beside the bar; in a log, a line for each tenth of the epochs."""
     if not bar.disable:
         bar.set_postfix_str(text)
     elif done % max(1, int(bar.total or 0) // 10) == 0:
-        print(f"{bar.desc}: epoch {done}/{bar.total}, {text}", flush=True)
+        print(f"{what}: epoch {done}/{bar.total}, {text}", flush=True)

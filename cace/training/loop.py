@@ -103,8 +103,8 @@ def fit(
         curves = Curves(*kept["curves"])
         best.accuracy, best_on_test.accuracy = kept["best"]
 
-    epochs = range(len(curves.train), schedule.epochs)
-    for epoch in (bar := epoch_bar(epochs, f"train {into.name}", bar_position)):
+    epochs, what = range(len(curves.train), schedule.epochs), f"train {into.name}"
+    for epoch in (bar := epoch_bar(epochs, what, bar_position)):
         localizer.start_epoch(epoch / schedule.epochs)
         rate = float(rates.get_last_lr()[0])
         means = train_one_epoch(localizer, train, optimizer, schedule, f"{into.name}, {epoch=}")
@@ -118,7 +118,7 @@ def fit(
         accuracies = best.accuracy, best_on_test.accuracy
         save_state(state, parts, {"curves": tuple(curves), "best": accuracies})
         shown = f"loss {means['loss']:.3f}, val accuracy {on_val['accuracy']:.3f}"
-        report_epoch(bar, epoch + 1, shown)
+        report_epoch(bar, what, epoch + 1, shown)
     checkpoints.save(into / "last.pt", name, localizer, {**about, "epoch": schedule.epochs - 1})
     return curves
 

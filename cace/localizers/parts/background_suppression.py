@@ -7,14 +7,13 @@ transformers, cross gates (α), and class-activation scores that enter the class
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.features.batches import Batch
 from cace.localizers.parts.co_guidance import CoGuidance
 from cace.localizers.parts.losses import category_loss, event_loss
-from cace.localizers.parts.protocol import Localization, Sizes
+from cace.localizers.parts.protocol import Localization, Sizes, full_precision
 from cace.localizers.parts.relation import (
     AcrossModalities,
     Interaction,
@@ -90,8 +89,7 @@ class BackgroundSuppression(nn.Module):
     ) -> Suppressed:
         """Features as they are stored."""
         guided = self.guidance(self.visual_input(visual), self.audio_input(audio))
-        # Autocast ends here: the grid is nine tenths of the arithmetic, the rest stays exact.
-        with torch.autocast(visual.device.type, enabled=False):
+        with full_precision(audio):
             return self._relate(
                 guided.visual.to(audio.dtype), guided.audio.to(audio.dtype), guided.attention
             )

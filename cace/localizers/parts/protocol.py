@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -37,6 +38,15 @@ def localization_of_scores(
         attention=attention,
         extra={"scores": scores},
     )
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Switches autocast off, on the device of a tensor.
+
+    Where training computes in bfloat16, it does so for the visual grid alone, which is most of the
+    arithmetic; a method computes the rest in full precision.
+    """
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
