@@ -15,7 +15,7 @@ segments, timeline, inference.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cace.inference.localize import load
+    from cace.inference import load
 
 __all__ = ["load"]
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`cace.load`, imported when asked for: torch takes seconds that `cace --help` has not."""
     if name == "load":
-        from cace.inference.localize import load
+        from cace.inference import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

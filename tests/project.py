@@ -69,23 +69,30 @@ class Project:
     """A copy of this project in a repository of its own, with very small data.
 
     folder: made, unless it is one already.
+    committed: with the lock files and the settings as they are committed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, committed: bool = False) -> None:
         self.folder = folder
         if folder.exists():
             return
-        for name in COPIED:
+        for name in (*COPIED, *(["dvc.lock"] if committed else [])):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
-        (folder / "ablations/dvc.lock").unlink(missing_ok=True)
-        (folder / "profiles/mini.yaml").write_text(SMALL)
-        (folder / "profiles/folder.yaml").write_text(
-            SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
-        )
+        if not committed:
+            self._make_small()
         self.run("git", "init", "-q", "-b", "main")
         self.commit("start")
+
+    def _make_small(self) -> None:
+        (self.folder / "ablations/dvc.lock").unlink(missing_ok=True)
+        (self.folder / "profiles/mini.yaml").write_text(SMALL)
+        (self.folder / "profiles/folder.yaml").write_text(
+            SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
+        )
+        params = self.folder / "params.yaml"
+        params.write_text(params.read_text().replace("  width: 512", "  width: 32"))
 
     def copy_to(self, folder: Path) -> "Project":
         """Shares what DVC and git keep read-only, which is most of it."""

@@ -1,20 +1,35 @@
-"""What dvc.yaml says about the stages, held against the code."""
+"""What dvc.yaml says about the stages: held against the code, and against what an edit re-runs."""
 
 import ast
+import json
 import re
-from pathlib import Path
 
 import jinja2
 import jinja2.meta
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from cace.settings import LOCALIZERS
+from tests.project import ROOT, Project
+
+# Changes no result, so no stage lists it: values of settings are tracked as params.
+PLUMBING = (
+    *("cace/__init__.py", "cace/cli.py", "cace/conventions.py", "cace/paths.py"),
+    *("cace/settings.py", "cace/system", "cace/localizers/__init__.py"),
+    *("stages/__init__.py", "ablations/__init__.py"),
+)
 STAGES = {
     f"{package}.{name}": stage
     for file, package in (("dvc.yaml", "stages"), ("ablations/dvc.yaml", "ablations"))
     for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
 }
+METHODS = {f"cace/localizers/{name}.py" for name in LOCALIZERS}
+
+
+def listed(stage):
+    """Code among a stage's dependencies, for the default method."""
+    deps = [dep.replace("${localizer.name}", "cace_net") for dep in STAGES[stage]["deps"]]
+    return [dep for dep in deps if dep.split("/")[0] in ("cace", "stages", "ablations")]
 
 
 def imported_files(path):
@@ -40,18 +55,42 @@ def holds_code(package):
 
 
 def used_modules(stage):
-    found, todo = set(), [ROOT.joinpath(*stage.split(".")).with_suffix(".py")]
+    """Without what plumbing imports: it computes nothing."""
+    module = ROOT.joinpath(*stage.split("."))
+    found, todo = (
+        set(),
+        [p for p in (module.with_suffix(".py"), module / "__main__.py") if p.is_file()],
+    )
     while todo:
         if (path := todo.pop()) not in found:
             found.add(path)
-            todo += imported_files(path)
+            if not covered(path.relative_to(ROOT).as_posix(), PLUMBING):
+                todo += imported_files(path)
     return {path.relative_to(ROOT).as_posix() for path in found}
 
 
+def covered(file, entries):
+    return any(file == entry or file.startswith(f"{entry}/") for entry in entries)
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_every_module_that_it_uses(stage):
-    code = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert code == used_modules(stage)
+def test_a_stage_lists_all_code_that_shapes_its_output(stage):
+    missing = {f for f in used_modules(stage) if not covered(f, (*listed(stage), *PLUMBING))}
+    assert missing - METHODS == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_no_code_that_it_does_not_use(stage):
+    used = used_modules(stage) | {"cace/localizers/cace_net.py"}  # imported by its name
+    assert [entry for entry in listed(stage) if not any(covered(f, [entry]) for f in used)] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_at_most_eight_entries_of_code_and_no_plumbing(stage):
+    assert len(listed(stage)) <= 8
+    assert not any(
+        covered(entry, PLUMBING) or covered(p, [entry]) for entry in listed(stage) for p in PLUMBING
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,24 +100,138 @@ def test_a_stage_runs_as_a_module_so_that_temporary_workspaces_use_their_own_cod
 
 def used_templates(modules):
     """Those that modules render, and what they extend, include and import."""
-    folder = ROOT / "cace/report/templates"
+    folders = [ROOT / "cace/report/templates", ROOT / "ablations/figure_5/templates"]
     texts = [(ROOT / module).read_text() for module in modules]
     todo = [name for text in texts for name in re.findall(r'\brender\(\s*"([^"]+)"', text)]
     found = set()
     while todo:
-        if (name := todo.pop()) not in found:
-            found.add(name)
-            parsed = jinja2.Environment().parse((folder / name).read_text())
-            todo += jinja2.meta.find_referenced_templates(parsed)
-    return {(folder / name).relative_to(ROOT).as_posix() for name in found}
+        name = todo.pop()
+        file = next(folder / name for folder in folders if (folder / name).exists())
+        if file not in found:
+            found.add(file)
+            todo += jinja2.meta.find_referenced_templates(
+                jinja2.Environment().parse(file.read_text())
+            )
+    return {file.relative_to(ROOT).as_posix() for file in found}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_every_template_that_it_uses(stage):
-    templates = {dep for dep in STAGES[stage]["deps"] if "/templates/" in dep}
-    assert templates == used_templates(used_modules(stage))
+def test_a_stage_lists_every_template_that_it_uses(stage):
+    assert [t for t in used_templates(used_modules(stage)) if not covered(t, listed(stage))] == []
 
 
-def test_the_library_never_imports_the_stages():
-    for module in ROOT.glob("cace/**/*.py"):
+# --- the rules of the house
+
+
+def modules(*folders):
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("folder", ["cace", "ablations", "benchmarks"])
+def test_nothing_imports_the_stages(folder):
+    for module in modules(folder):
         assert "stages" not in {path.parent.name for path in imported_files(module)}, module
+
+
+# From the source of the data to the reports: a package imports those before it.
+ORDER = (
+    *("system", "data", "media", "encoders", "features", "extraction", "finetuning"),
+    *("localizers", "evaluation", "training", "report", "inference", "tools"),
+)
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_data_flows_one_way(package):
+    allowed = ORDER[: ORDER.index(package) + 1]
+    for module in modules(f"cace/{package}"):
+        for file in imported_files(module):
+            parts = file.relative_to(ROOT).parts
+            assert len(parts) == 2 or parts[1] in allowed, f"{module} imports {file}"
+
+
+def test_every_package_has_its_place_in_that_order():
+    packages = {path.parent.name for path in (ROOT / "cace").glob("*/__init__.py")}
+    assert packages == set(ORDER)
+
+
+@pytest.mark.parametrize("name", LOCALIZERS)
+def test_no_method_imports_another(name):
+    used = {
+        path.relative_to(ROOT).as_posix()
+        for path in imported_files(ROOT / f"cace/localizers/{name}.py")
+    }
+    assert not used & METHODS
+
+
+# --- what an edit re-runs, as DVC has it
+
+EDITS = {
+    "cace/system/errors.py": set(),
+    "cace/system/workers.py": set(),  # progress
+    "cace/system/cluster.py": set(),
+    "cace/cli.py": set(),
+    "cace/settings.py": set(),
+    "cace/tools/doctor.py": set(),
+    "cace/inference/templates/video.html": set(),
+    "cace/localizers/avel.py": set(),
+    "cace/localizers/__init__.py": set(),
+    "cace/localizers/cace_net.py": {"train", "evaluate"},
+    "cace/localizers/parts/co_guidance.py": {"train", "evaluate"},
+    "cace/evaluation/accuracy.py": {"train", "evaluate"},
+    "cace/training/loop.py": {"train"},
+    "cace/evaluation/metrics.py": {"evaluate"},
+    "cace/report/templates/run.html": {"evaluate"},
+    "cace/encoders/visual.py": {"finetune", "extract"},
+    "cace/finetuning/contrast.py": {"finetune"},
+    "cace/media/decode.py": {"decode"},
+    "cace/data/sources/mini.py": {"download"},
+}
+
+
+def outdated(project):
+    """Stages of the pipeline that DVC would run again."""
+    status = json.loads(project.run("dvc", "status", "--json"))
+    return {stage for stage in status if ":" not in stage}
+
+
+@pytest.fixture(scope="module")
+def committed(project, tmp_path_factory):
+    """A project after its run, to be edited."""
+    return project.copy_to(tmp_path_factory.mktemp("edited") / "cace")
+
+
+def test_an_edit_re_runs_what_it_shapes_and_nothing_else(committed):
+    found = {}
+    for file in EDITS:
+        path = committed.folder / file
+        original = path.read_text()
+        path.write_text(f"{original}\n")
+        found[file] = outdated(committed)
+        path.write_text(original)
+    assert found == EDITS
+    assert outdated(committed) == set()
+
+
+def test_a_new_setting_of_another_method_re_runs_nothing(committed):
+    path = committed.folder / "params.yaml"
+    original = path.read_text()
+    path.write_text(re.sub(r"(avel:\n)", r"\1  dropout: 0.1\n", original))
+    assert outdated(committed) == set()
+    path.write_text(re.sub(r"(cace_net:[^\n]*\n)", r"\1  dropout: 0.1\n", original))
+    assert outdated(committed) == {"train", "evaluate"}
+    path.write_text(original)
+
+
+def test_the_committed_lock_agrees_with_the_code(tmp_path):
+    """The data of a fresh clone is missing; its code and settings must be those of the lock."""
+    project = Project(tmp_path / "cace", committed=True)
+    status = json.loads(project.run("dvc", "status", "--json"))
+    changed = [
+        (stage, name)
+        for stage, reasons in status.items()
+        for reason in reasons
+        if isinstance(reason, dict)
+        for name in reason.get("changed deps", {})
+        if covered(name.removeprefix("../"), ("cace", "stages", "ablations")) or "yaml" in name
+    ]
+    assert changed == []

@@ -2,15 +2,17 @@
 
 import importlib
 import importlib.util
+import os
 import sys
+import tempfile
 import types
 
-import librosa
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.conventions import SAMPLE_RATE
+from cace.encoders.mel import mel_filters
 from cace.encoders.vggish import VGGish
 from cace.encoders.weights import load_into, read_weights, weights_file
 from cace.system.errors import UserError
@@ -36,7 +38,7 @@ class LogMelStatistics(nn.Module):
     """Mean and deviation over a second of the power in 64 mel bands, in units of 5 dB.
 
     Zero is 20 dB below unit power of the spectrum, a usual level, so that values stay within a few
-    units: the localizer takes its audio as it comes. Silence is -8, the noise floor of 16 bits.
+    units: the localizer does not normalise its audio. Silence is -8, the noise floor of 16 bits.
     """
 
     window: Tensor
@@ -44,11 +46,9 @@ class LogMelStatistics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        filters = librosa.filters.mel(
-            sr=SAMPLE_RATE, n_fft=WINDOW, n_mels=MEL_BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ
-        )
+        filters = mel_filters(SAMPLE_RATE, WINDOW, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
 
     def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n 128"]:
         """sound: one second each."""
@@ -73,7 +73,7 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
     name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU) or logmel (128
         channels, no weights).
     weights: "audioset" (cnn14), "youtube8m" (vggish), a path, or "none" for seeded random numbers.
-    Raises: UserError where weights are neither here nor to be had, or do not fit.
+    Raises: UserError if weights are neither here nor available for download, or do not fit.
     """
     if name == "logmel":
         if weights != "none":
@@ -109,6 +109,9 @@ def _panns_models() -> types.ModuleType:
         found = importlib.util.find_spec("panns_inference")
         if found is None or not found.submodule_search_locations:
             raise UserError("package panns-inference: not installed; run `pip install -e .`")
+        # librosa, which these models import, compiles functions and refuses to be imported where
+        # the compiler finds no folder for its cache: without a home, or in a read-only environment.
+        os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.gettempdir())
         package = types.ModuleType(alias)
         package.__path__ = list(found.submodule_search_locations)
         sys.modules[alias] = package

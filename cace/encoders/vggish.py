@@ -3,12 +3,11 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.signal import firwin
 from torch import Tensor, nn
 
 from cace.conventions import SAMPLE_RATE
 
-RATE = 16_000  # Hz, that the network hears
+RATE = 16_000  # Hz, of the sound that the network reads
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two above the window
 FRAMES, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 96, 64, 125.0, 7500.0  # a patch is 0.96 s
 LOG_OFFSET = 0.01
@@ -42,9 +41,8 @@ class VGGish(nn.Module):
             nn.Linear(4096, 128),
             nn.ReLU(),
         )
-        taps = firwin(HALF_BAND_TAPS, RATE / 2, window=("kaiser", 8.0), fs=SAMPLE_RATE)
         for name, constant in (
-            ("half_band", torch.from_numpy(taps).float().view(1, 1, -1)),
+            ("half_band", torch.from_numpy(half_band()).float().view(1, 1, -1)),
             ("window", torch.hann_window(WINDOW)),
             ("filters", torch.from_numpy(mel_filters()).float()),
         ):
@@ -65,10 +63,17 @@ class VGGish(nn.Module):
         return (magnitude @ self.filters + LOG_OFFSET).log()
 
 
+def half_band() -> Float[np.ndarray, " taps"]:
+    """A low-pass filter at the Nyquist frequency of `RATE`: a sinc under a Kaiser window."""
+    at = np.arange(HALF_BAND_TAPS) - HALF_BAND_TAPS // 2
+    taps = np.sinc(at * RATE / SAMPLE_RATE) * np.kaiser(HALF_BAND_TAPS, 8.0)
+    return taps / taps.sum()
+
+
 def mel_filters() -> Float[np.ndarray, "257 64"]:
     """Triangles that are straight on the mel axis (HTK), not on the one of frequency.
 
-    That is why librosa's, which are straight in Hz, do not serve.
+    Those of `encoders/mel.py` are straight in Hz.
     """
     mel = _mel(np.linspace(0, RATE / 2, FFT // 2 + 1))[:, None]
     lowest, highest = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))

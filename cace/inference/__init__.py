@@ -1,1 +1,5 @@
-"""placeholder."""
+"""Events in video files of any length: a timeline, files for other programs, and a page."""
+
+from cace.inference.localize import EventLocalizer, load
+
+__all__ = ["EventLocalizer", "load"]
