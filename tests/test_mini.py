@@ -1,4 +1,4 @@
-"""The rendered set: real media, labels that tell the truth, bytes that depend on nothing else."""
+"""The rendered set: real media, true labels, and files that depend on nothing else."""
 
 import csv
 import subprocess
@@ -51,7 +51,7 @@ def loudness(path: Path) -> np.ndarray:
     """Root mean square of each second of the decoded sound."""
     with av.open(str(path)) as file:
         wave = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
-    return np.sqrt(np.mean(wave[:320_000].reshape(10, 32_000) ** 2, axis=1))
+    return np.sqrt(np.mean(wave.reshape(10, 32_000).astype(float) ** 2, axis=1))
 
 
 def test_two_workers_write_the_same_bytes_as_one(tmp_path):
@@ -60,7 +60,7 @@ def test_two_workers_write_the_same_bytes_as_one(tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_larger_set_holds_the_clips_of_a_smaller_one(folder, tmp_path):
+def test_a_larger_set_contains_the_clips_of_a_smaller_one(folder, tmp_path):
     mini.render(tmp_path, clips=4, **TINY)
     assert content(tmp_path / "AVE").items() <= content(folder / "AVE").items()
 
@@ -82,7 +82,7 @@ def test_a_second_run_restores_what_is_missing_and_leaves_the_rest(tmp_path):
     assert kept.stat().st_mtime_ns == written
 
 
-def test_the_half_written_clip_of_a_killed_run_is_replaced(tmp_path, monkeypatch):
+def test_the_half_written_clip_of_an_interrupted_run_is_replaced(tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 
@@ -141,11 +141,11 @@ def test_all_kinds_of_background_occur(truth):
     assert {s.visible for s in seconds if s.kind == "contradicted"} == {True, False}
 
 
-def test_a_clip_is_ten_seconds_of_h264_and_aac(folder):
+def test_a_clip_is_ten_seconds_of_h264_and_flac(folder):
     for path in (folder / "AVE").iterdir():
         with av.open(str(path)) as file:
-            assert [s.codec_context.name for s in file.streams] == ["h264", "aac"]
-            assert file.duration == pytest.approx(10e6, abs=40e3)  # within one AAC frame, 32 ms
+            assert [s.codec_context.name for s in file.streams] == ["h264", "flac"]
+            assert file.duration == 10_000_000  # microseconds
             assert sum(1 for _ in file.decode(video=0)) == 20
 
 
@@ -158,7 +158,7 @@ def test_a_silent_second_is_quieter_than_the_event_of_its_clip(folder, truth):
             assert levels[silent].max() < levels[event].min(), id_
 
 
-def test_fades_lie_within_the_sound_so_that_silence_is_silent():
+def test_fades_are_within_the_sound_so_that_silence_is_silent():
     gate = mini._gate([False, True, True, False, True, False])
     assert gate.reshape(6, -1).any(axis=1).tolist() == [False, True, True, False, True, False]
     assert np.abs(np.diff(gate)).max() < 0.01
