@@ -3,7 +3,7 @@
 A drawing takes a pen, the clip's own colour, and the phase of its motion in [0, 1).
 """
 
-from math import cos, pi, sin
+from math import pi, sin
 
 from PIL import Image, ImageDraw
 
@@ -12,6 +12,16 @@ Point = tuple[float, float]
 
 INK, WHITE, STEEL, GLASS = (30, 26, 32), (242, 240, 232), (150, 155, 165), (150, 205, 235)
 RED, GOLD, WOOD = (190, 40, 45), (235, 190, 70), (95, 62, 38)
+
+
+def sine(turns: float) -> float:
+    """The sine of a phase in turns, rounded: its last digit depends on the maths library."""
+    return round(sin(2 * pi * turns), 6)
+
+
+def cosine(turns: float) -> float:
+    """The cosine likewise."""
+    return sine(turns + 0.25)
 
 
 class Pen:
@@ -53,7 +63,7 @@ class Pen:
 
 def _hand(length: float, turns: float) -> Point:
     """Where the hand of a clock points to, clockwise from twelve."""
-    return length * sin(2 * pi * turns), -length * cos(2 * pi * turns)
+    return length * sine(turns), -length * cosine(turns)
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
@@ -65,7 +75,7 @@ def bell(pen: Pen, colour: Colour, phase: float) -> None:
     dark = _shade(colour, 0.6)
     pen.box(0.3, 0.03, 0.7, 0.11, WOOD)
     pen.box(0.46, 0.1, 0.54, 0.18, STEEL)
-    pen.disc(0.5 + 0.12 * sin(2 * pi * phase), 0.87, 0.08, 0.08, INK)
+    pen.disc(0.5 + 0.12 * sine(phase), 0.87, 0.08, 0.08, INK)
     pen.disc(0.5, 0.32, 0.2, 0.16, colour)
     pen.shape(colour, (0.3, 0.3), (0.7, 0.3), (0.76, 0.6), (0.9, 0.82), (0.1, 0.82), (0.24, 0.6))
     pen.shape(_shade(colour, 1.5), (0.36, 0.3), (0.43, 0.3), (0.38, 0.7), (0.28, 0.7))
@@ -74,8 +84,8 @@ def bell(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def dog(pen: Pen, colour: Colour, phase: float) -> None:
-    dark, jaw = _shade(colour, 0.6), 0.1 * max(0.0, sin(2 * pi * phase))
-    pen.stroke(colour, 0.06, (0.12, 0.5), (0.04, 0.26 + 0.06 * cos(2 * pi * phase)))
+    dark, jaw = _shade(colour, 0.6), 0.1 * max(0.0, sine(phase))
+    pen.stroke(colour, 0.06, (0.12, 0.5), (0.04, 0.26 + 0.06 * cosine(phase)))
     for x, tint in ((0.2, dark), (0.52, dark), (0.12, colour), (0.6, colour)):
         pen.box(x, 0.6, x + 0.09, 0.94, tint)
     pen.disc(0.4, 0.56, 0.32, 0.16, colour)
@@ -124,7 +134,7 @@ def race_car(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def helicopter(pen: Pen, colour: Colour, phase: float) -> None:
-    dark, reach = _shade(colour, 0.6), 0.12 + 0.33 * abs(cos(2 * pi * phase))
+    dark, reach = _shade(colour, 0.6), 0.12 + 0.33 * abs(cosine(phase))
     pen.shape(colour, (0.4, 0.42), (0.04, 0.4), (0.04, 0.45), (0.4, 0.6))
     pen.shape(dark, (0.02, 0.26), (0.08, 0.26), (0.12, 0.44), (0.03, 0.44))
     dx, dy = _hand(0.1, phase)
@@ -140,7 +150,7 @@ def helicopter(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def violin(pen: Pen, colour: Colour, phase: float) -> None:
-    dark, bow = _shade(colour, 0.5), 0.2 * sin(2 * pi * phase)
+    dark, bow = _shade(colour, 0.5), 0.2 * sine(phase)
     for rim, tint in ((0.02, dark), (0.0, colour)):
         pen.disc(0.5, 0.78, 0.18 + rim, 0.17 + rim, tint)
         pen.disc(0.5, 0.52, 0.145 + rim, 0.13 + rim, tint)
@@ -157,7 +167,7 @@ def violin(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def guitar(pen: Pen, colour: Colour, phase: float) -> None:
-    dark, hum = _shade(colour, 0.5), 0.01 * sin(4 * pi * phase)
+    dark, hum = _shade(colour, 0.5), 0.01 * sine(2 * phase)
     for rim, tint in ((0.025, dark), (0.0, colour)):
         pen.disc(0.5, 0.75, 0.27 + rim, 0.21 + rim, tint)
         pen.disc(0.5, 0.5, 0.2 + rim, 0.16 + rim, tint)
@@ -208,7 +218,7 @@ def clock(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def baby(pen: Pen, colour: Colour, phase: float) -> None:
-    dark, wail = _shade(colour, 0.8), 0.06 + 0.06 * sin(2 * pi * phase)
+    dark, wail = _shade(colour, 0.8), 0.06 + 0.06 * sine(phase)
     pen.shape(GLASS, (0.2, 0.98), (0.32, 0.8), (0.68, 0.8), (0.8, 0.98))
     for x in (0.13, 0.87):
         pen.disc(x, 0.5, 0.07, 0.09, dark)
@@ -241,7 +251,7 @@ def chainsaw(pen: Pen, colour: Colour, phase: float) -> None:
 
 
 def cat(pen: Pen, colour: Colour, phase: float) -> None:
-    mouth = 0.05 * max(0.0, sin(2 * pi * phase))
+    mouth = 0.05 * max(0.0, sine(phase))
     for side in (-1, 1):
         for tint, inset in ((colour, 0.0), ((230, 150, 150), 0.05)):
             corners = ((0.4 - inset, 0.4), (0.36 - inset / 2, 0.04 + 1.6 * inset), (0.12, 0.24))

@@ -3,6 +3,9 @@
 It shows that the pipeline works without a download; it says nothing about AVE. Object and sound
 come and go independently, so that neither picture nor sound alone tells events from background.
 
+With the same versions of the libraries, the files are equal on every x86-64 processor: sounds.py
+explains how for the samples, and the codecs here compute with integers alone.
+
 In order: the categories, what happens in a clip, its picture, its sound, and `render`, which
 writes the set. Objects are in drawings.py, sounds in sounds.py.
 """
@@ -11,19 +14,20 @@ import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from math import pi, sin
+from math import cos, radians, sin
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
-from jaxtyping import Float, UInt8
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import Float, Int16, UInt8
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageColor, ImageDraw
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS, SPLITS
 from cace.data.sources import drawings, sounds
-from cace.data.sources.drawings import Colour, Pen
+from cace.data.sources.drawings import Colour, Pen, sine
 from cace.data.sources.sounds import Sound
 from cace.system.files import write_atomically
 from cace.system.workers import progress, worker_processes
@@ -36,7 +40,7 @@ class Category(NamedTuple):
     draw: Callable[[Pen, Colour, float], None]
     sound: Callable[[Generator], Sound]
     sway: float  # degrees to either side
-    colours: str  # a clip takes one of them and varies it a little
+    colours: str  # each clip picks one and varies it a little
 
 
 CATEGORIES = (
@@ -84,7 +88,7 @@ CATEGORIES = (
 
 # --- what happens in a clip
 
-WHOLE_CLIP_SHARE = 0.1  # of the clips: an event from end to end
+FULL_CLIP_SHARE = 0.1  # of the clips: an event from end to end
 
 
 class _Plan(NamedTuple):
@@ -98,7 +102,7 @@ class _Plan(NamedTuple):
 
 def _plan(rng: Generator, own: int) -> _Plan:
     """One event, and around it background of all kinds in runs of 1 to 4 seconds."""
-    length = SEGMENTS if rng.random() < WHOLE_CLIP_SHARE else int(rng.integers(2, 8))
+    length = SEGMENTS if rng.random() < FULL_CLIP_SHARE else int(rng.integers(2, 8))
     start = int(rng.integers(SEGMENTS - length + 1))
     other = (own + int(rng.integers(1, len(CATEGORIES)))) % len(CATEGORIES)
     background = (
@@ -139,8 +143,8 @@ class _Actor:
         for phase in np.arange(POSES) / POSES:
             pen = Pen(pixels * SUPERSAMPLING)
             category.draw(pen, (red, green, blue), float(phase))
-            angle = tilt + category.sway * sin(2 * pi * phase)
-            pose = pen.image.reduce(SUPERSAMPLING).rotate(angle, Image.Resampling.BICUBIC)
+            angle = tilt + category.sway * sine(phase)
+            pose = _rotated(pen.image.reduce(SUPERSAMPLING), angle)
             self.poses.append(pose.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else pose)
         self.motions_per_second = rng.uniform(0.6, 1.2)
         # It drifts within the central square, which a square crop of the frame keeps.
@@ -155,6 +159,14 @@ class _Actor:
         frame.paste(pose, (round(x), round(y)), pose)
 
 
+def _rotated(image: Image.Image, degrees: float) -> Image.Image:
+    """Turned counterclockwise around its middle, as by Pillow, but by a rounded matrix."""
+    c, s = round(cos(radians(degrees)), 5), round(sin(radians(degrees)), 5)
+    x, y = image.width / 2, image.height / 2
+    matrix = (c, -s, x - c * x + s * y, s, c, y - s * x - c * y)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+
+
 class _Drift:
     """A slow closed path through the square [-1, 1]²."""
 
@@ -162,11 +174,11 @@ class _Drift:
         self.rates, self.starts = rng.uniform(0.05, 0.25, 2), rng.uniform(0, 1, 2)
 
     def __call__(self, seconds: float) -> Float[np.ndarray, "2"]:
-        return np.sin(2 * pi * (seconds * self.rates + self.starts))
+        return np.array([sine(turns) for turns in (seconds * self.rates + self.starts).tolist()])
 
 
 def _backdrop(rng: Generator, width: int, height: int) -> Image.Image:
-    """Large and small blotches in colours of their own, and plain shapes that mean nothing."""
+    """Large and small blotches of other colours, and plain shapes that mean nothing."""
     pixels = np.full((height, width, 3), rng.uniform(70, 185, 3))
     for cells, contrast in ((2, 60), (int(rng.integers(6, 24)), rng.uniform(5, 40))):
         light, tint = (
@@ -193,7 +205,7 @@ def _picture(
     scene, view = _backdrop(rng, width + 2 * PAN, height + 2 * PAN), _Drift(rng)
     present = dict.fromkeys(index for index in plan.seen if index is not None)
     actors = {index: _Actor(rng, CATEGORIES[index], width, height) for index in present}
-    # One sheet of grain serves all frames, each through a window of its own.
+    # All frames share one sheet of grain; each shows another part of it.
     grain = rng.normal(0, rng.uniform(2, 7), (height + 32, width + 32, 1)).astype(np.int16)
     frames = np.empty((SEGMENTS * fps, height, width, 3), np.uint8)
     for number, pixels in enumerate(frames):
@@ -213,33 +225,43 @@ def _picture(
 FADE = round(0.02 * SAMPLE_RATE)  # samples: a border without a click
 
 
-def _soundtrack(rng: Generator, plan: _Plan) -> Sound:
+def _soundtrack(rng: Generator, plan: _Plan) -> Int16[np.ndarray, " samples"]:
     """The sounds of the plan, over an ambience from 2 dB louder to 18 dB softer than they are."""
     loudness = _gain(rng.uniform(-30, -18))
     track = loudness * _gain(rng.uniform(-18, 2)) * sounds.noise(rng, rng.uniform(0, 1))
     for index in dict.fromkeys(index for index in plan.heard if index is not None):
         sound = CATEGORIES[index].sound(rng)
         # By its power, but no louder than its peaks allow: a tick is all peak.
-        sound *= loudness / max(sound.std(), np.abs(sound).max() / 8)
+        sound *= loudness / max(sounds.rms(sound), np.abs(sound).max() / 8)
         track += sound * _gate([index == heard for heard in plan.heard])
-    return track.clip(-1, 1).astype(np.float32)
+    # Steps of 16: finer than any ambience, and FLAC needs a third less than for all 16 bits.
+    return 16 * np.rint(track.clip(-1, 1) * 2047).astype(np.int16)
 
 
 def _gain(decibels: float) -> float:
-    return 10 ** (decibels / 20)
+    return round(10 ** (decibels / 20), 6)
 
 
 def _gate(audible: Sequence[bool]) -> Sound:
-    """1 in the audible seconds, 0 in all others; the fades lie within the audible ones."""
-    level = np.repeat(np.array(audible, np.float32), SAMPLE_RATE)
+    """1 in the audible seconds, 0 in all others; the fades are within the audible ones."""
+    level = np.repeat(np.array(audible, float), SAMPLE_RATE)
+    rise = np.arange(FADE) / (FADE - 1)
     borders = np.flatnonzero(np.diff(np.pad(np.array(audible, int), 1))) * SAMPLE_RATE
     for start, end in borders.reshape(-1, 2):
-        level[start : start + FADE] = np.linspace(0, 1, FADE)
-        level[end - FADE : end] = np.linspace(1, 0, FADE)
+        level[start : start + FADE] = rise
+        level[end - FADE : end] = rise[::-1]
     return level
 
 
 # --- the set
+
+# With several threads, or with routines that x264 chooses for the processor, its output varies from
+# run to run. Its rate control computes in floating point, so the quantizer is constant. FLAC's
+# linear prediction does so too; its fixed predictors need integers only.
+X264 = {"preset": "superfast", "qp": "23", "threads": "1", "x264-params": "cpu-independent=1"}
+FLAC = {"lpc_type": "fixed"}
+# FFmpeg's faster conversion rounds differently with the vector instructions of each processor.
+TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 ID_LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -265,10 +287,10 @@ class _Clip(NamedTuple):
 def render(
     folder: Path, *, clips: int, seed: int, width: int, height: int, fps: int, workers: int = 1
 ) -> None:
-    """Writes the set into a folder; what a killed run has finished is not done again.
+    """Writes the set into a folder; an interrupted run resumes after the clips that are complete.
 
-    Each file depends on the arguments alone, `workers` excepted. A clip does not depend on
-    `clips` either: a larger set holds the smaller one.
+    Each file depends only on the arguments other than `workers`. A clip does not depend on `clips`
+    either: a larger set contains the smaller one.
     """
     (folder / "AVE").mkdir(parents=True, exist_ok=True)
     size = _Frames(width, height, fps)
@@ -287,7 +309,7 @@ def render(
 
 
 def _clip(index: int, seed: int, size: _Frames) -> _Clip:
-    # The id holds all that the file depends on: a file of that name needs no other check.
+    # The id depends on all that the file depends on: a file of that name needs no other check.
     letters = default_rng([seed, index, *size]).choice(ID_LETTERS, 11)
     if index % 8 == 3:  # AVE has such ids too: a command line takes them for an option
         letters[0] = "-_"[index // 8 % 2]
@@ -306,23 +328,19 @@ def _write_clip(folder: Path, clip: _Clip, *, seed: int, size: _Frames) -> None:
     track = _soundtrack(rng, clip.plan)
     frames = _picture(rng, clip.plan, *size)
     path = _media_path(folder, clip)
-    # Its own name: a worker that outlives a killed run may still be writing the same clip.
+    # A unique name: a worker that outlives an interrupted run may still be writing the same clip.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        # More threads, or routines chosen by the CPU, and the bytes change from run to run.
-        steady = {"threads": "1", "x264-params": "cpu-independent=1"}
-        x264 = {"preset": "superfast", "crf": "26", **steady}
-        aac = {"aac_coder": "fast"}  # half the time of the default
-        video = file.add_stream("libx264", rate=size.fps, options=x264)
+        video = file.add_stream("libx264", rate=size.fps, options=X264)
         video.width, video.height, video.pix_fmt = size.width, size.height, "yuv420p"
-        audio = file.add_stream(
-            "aac", rate=SAMPLE_RATE, layout="mono", bit_rate=64_000, options=aac
-        )
+        audio = file.add_stream("flac", rate=SAMPLE_RATE, layout="mono", options=FLAC)
+        converter = VideoReformatter()
         for number, pixels in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture = converter.reformat(rgb, format="yuv420p", interpolation=TO_YUV, threads=1)
             picture.pts, picture.time_base = number, Fraction(1, size.fps)
             file.mux(video.encode(picture))
-        wave = av.AudioFrame.from_ndarray(track[None], format="fltp", layout="mono")
+        wave = av.AudioFrame.from_ndarray(track[None], format="s16", layout="mono")
         wave.pts, wave.sample_rate, wave.time_base = 0, SAMPLE_RATE, Fraction(1, SAMPLE_RATE)
         file.mux(audio.encode(wave))
         for stream in (video, audio):
