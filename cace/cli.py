@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from cace import __version__
-from cace.conventions import SPLITS
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SCORED_CLIPS, SPLITS, THRESHOLD
+from cace.paths import CLIPS, FEATURES, INDEX, LOCALIZERS, PREDICTIONS
 from cace.settings import Guidance
 from cace.system.errors import UserError, listed, run
 from cace.system.files import write_atomically
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument(
         "--model",
         type=Path,
-        default=Path("data/models/localizer"),
+        default=LOCALIZERS,
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
         "published checkpoint (.pth.tar)",
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes a contact sheet (one frame a segment, with its label and, for test "
         "clips, its prediction), the spectrogram, and the sound as WAV.",
     )
-    inspect.add_argument("id", nargs="+", metavar="CLIP_ID", help="as in data/clips/clips.csv")
+    inspect.add_argument("id", nargs="+", metavar="CLIP_ID", help=f"as in {CLIPS / 'clips.csv'}")
     inspect.add_argument(
         "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
@@ -138,14 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--min-seconds",
         type=float,
-        default=9.0,
+        default=MIN_SECONDS,
         metavar="S",
         help="a clip with less picture or sound is refused",
     )
     check.add_argument(
         "--deadline-seconds",
         type=float,
-        default=120.0,
+        default=DEADLINE_SECONDS,
         metavar="S",
         help="a clip that takes longer to decode is refused",
     )
@@ -162,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     index = commands.add_parser(
         "index",
         help="note a folder's clips, so that the pipeline notices when they change",
-        description="Writes data/index.csv: size and hash of every annotated clip, and of the "
+        description=f"Writes {INDEX}: size and hash of every annotated clip, and of the "
         "files with the rows, of a folder in the AVE layout. The pipeline depends on it: after a "
         "change of the folder, index it again, and `dvc repro` takes it anew.",
     )
@@ -188,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
     evaluate.add_argument(
-        "--features", type=Path, default=Path("data/features.h5"), metavar="FILE", help="the store"
+        "--features", type=Path, default=FEATURES, metavar="FILE", help="the store"
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
     _add_threshold(evaluate)
@@ -199,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threshold", type=_share, default=0.5, metavar="θ", help="an event is a segment above it"
+        "--threshold",
+        type=_share,
+        default=THRESHOLD,
+        metavar="θ",
+        help="an event is a segment above it",
     )
 
 
@@ -282,13 +287,15 @@ def _localize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from cace.data.annotations import load_annotations
     from cace.media.store import ClipStore
     from cace.tools.inspect import inspect_clip
 
-    clips = ClipStore(Path("data/clips"))
+    clips, annotations = ClipStore(CLIPS), load_annotations(CLIPS / "annotations.json")
     for id_ in options.id:
-        predictions = Path("data/predictions/test.csv")
-        for file in inspect_clip(id_, clips, predictions, options.out / id_):
+        for file in inspect_clip(
+            id_, clips, annotations, PREDICTIONS / "test.csv", options.out / id_
+        ):
             print(file)
 
 
@@ -296,7 +303,6 @@ def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
-    from cace.paths import INDEX
     from cace.tools.check import check_folder
 
     checked = check_folder(
@@ -333,7 +339,6 @@ def _doctor(_: argparse.Namespace) -> None:
 def _index(options: argparse.Namespace) -> None:
     from cace.data.annotations import read_annotations
     from cace.data.sources.folder import differences, find_clips, index_of, label_files, read_index
-    from cace.paths import INDEX
 
     annotations = read_annotations(options.folder)
     clips = find_clips(options.folder, annotations)
@@ -364,5 +369,5 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     split = Split(FeatureStore(options.features), options.split, choose_device())
     localizer = load_for(split, options.checkpoint, **_published_settings(options))
-    scores, _ = evaluate(localizer, split, 64, options.threshold)
+    scores, _ = evaluate(localizer, split, SCORED_CLIPS, options.threshold)
     print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))
