@@ -132,15 +132,16 @@ def test_a_folder_that_cannot_be_moved_away_stays_whole(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "a", "old")
+    folder = tmp_path / "out"
+    write_atomically(folder / "a", "old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "a", "new")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+        write_atomically(folder / "a", "new")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("a", "old")]
 
 
 def test_a_number_that_json_lacks_is_refused(tmp_path):

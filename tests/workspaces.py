@@ -8,7 +8,9 @@ SETTINGS = "data: {source: mini}\n"
 
 def make_workspace(folder: Path, monkeypatch) -> Path:
     """Writes dvc.yaml, params.yaml and one file of code, and makes `folder` the current one."""
-    stages = "".join(f"  {name}: {{deps: [data/clips, cace/code.py]}}\n" for name in STAGES)
+    stages = "".join(
+        f"  {name}:\n    deps:\n    - data/clips\n    - cace/code.py\n" for name in STAGES
+    )
     (folder / "dvc.yaml").write_text(f"stages:\n{stages}")
     if not (folder / "params.yaml").exists():
         (folder / "params.yaml").write_text(SETTINGS)

@@ -5,6 +5,7 @@ everything is in it. An interrupted run resumes. Source ave is a folder too, whe
 unpacked it already.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def collect_released(out: Path, path: Path | None) -> None:
         publish_media(work / "media", listed, out)
 
 
-def collect_archive(out: Path, archive: Path | None, encoders: list[tuple[str, str]]) -> None:
+def collect_archive(out: Path, archive: Path | None, encoders: Sequence[tuple[str, str]]) -> None:
     """Unpacks and checks the archive of AVE.
 
     archive: the user's zip file, data.archive; None: it is downloaded.
