@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.decode import STORED
 from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, render, report
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS
 from cace.data.annotations import (
     AVE_CATEGORIES,
     Annotations,
@@ -35,7 +36,8 @@ from cace.extraction.encode import Decoded, Encoding
 from cace.features.store import create_store
 from cace.finetuning.contrast import finetune
 from cace.finetuning.processes import Team
-from cace.media.store import ClipStore, decode_clips, media_files
+from cace.media.pool import decode_clips, media_files
+from cace.media.store import ClipStore
 from cace.settings import Params, changed, load_params
 from cace.system.device import choose_device
 from cace.system.files import write_json
@@ -68,8 +70,8 @@ def decode(folder: Path) -> dict[str, float]:
         folder / "clips",
         **STORED,
         backend="pyav",
-        min_seconds=9.0,
-        deadline_seconds=120.0,
+        min_seconds=MIN_SECONDS,
+        deadline_seconds=DEADLINE_SECONDS,
         workers=workers(),
     )
     written = sum(path.stat().st_size for path in (folder / "clips").glob("shard-*"))
@@ -82,9 +84,8 @@ def extract(folder: Path, precision: str) -> dict[str, float]:
     encoding = Encoding(
         visual_encoder("resnet50", "none"), audio_encoder("cnn14", "none"), 160, precision
     )
-    first, second = (
-        Decoded(id_, clips.frames(id_), clips.sound(id_)) for id_ in clips.annotations.ids[:2]
-    )
+    ids = load_annotations(clips.folder / "annotations.json").ids
+    first, second = (Decoded(id_, clips.frames(id_), clips.sound(id_)) for id_ in ids[:2])
     device = choose_device()
     encoding.to(device).encode(first, device)
     before = spent(device)
@@ -97,7 +98,7 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
     clips = ClipStore(folder / "clips")
     settings = profile().finetune
     assert settings is not None
-    ids, device = clips.annotations.ids, choose_device()
+    ids, device = load_annotations(clips.folder / "annotations.json").ids, choose_device()
     before = spent(device)
     finetune(
         visual_encoder("resnet50", "none"),
@@ -120,11 +121,20 @@ def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
     store = folder / "features.h5"
     if not store.exists():
         about: dict[str, Any] = {"encoders": {}, "settings": {}}
-        every = list(range(len(rows)))
-        create_store(store, annotations, every, segment_labels(annotations), *SHAPES, about)
+        visual_shape, audio_shape = SHAPES
+        create_store(
+            store,
+            ids=[row.id for row in rows],
+            splits=[row.split for row in rows],
+            labels=segment_labels(annotations),
+            categories=AVE_CATEGORIES,
+            visual_shape=visual_shape,
+            audio_shape=audio_shape,
+            provenance=about,
+        )
         rng = np.random.default_rng(0)
         with h5py.File(store, "r+") as file:
-            for place in every:
+            for place in range(len(rows)):
                 for name, shape in zip(("visual", "audio"), SHAPES, strict=True):
                     file[name][place] = rng.random(shape, np.float32)
     settings = {"train": {"epochs": int(epochs), "precision": precision}}

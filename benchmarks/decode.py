@@ -24,7 +24,7 @@ from benchmarks.measuring import (
     report,
     timed,
 )
-from cace.conventions import SAMPLE_RATE
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SAMPLE_RATE
 from cace.media.decode import decode_clip
 from cace.system.workers import workers
 
@@ -71,7 +71,7 @@ def one_way(way, folder):
 def stage(folder, count):
     """The stage as a whole, with `count` processes: seconds a clip, and those of its main one."""
     from cace.data.annotations import read_annotations
-    from cace.media.store import decode_clips, media_files
+    from cace.media.pool import decode_clips, media_files
 
     annotations = read_annotations(folder, None)
     files = media_files(folder, annotations) * 4
@@ -84,8 +84,8 @@ def stage(folder, count):
             Path(into),
             **STORED,
             backend="pyav",
-            min_seconds=9.0,
-            deadline_seconds=120.0,
+            min_seconds=MIN_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
             workers=count,
         )
     main, others = cpu_seconds() - before, cpu_seconds(resource.RUSAGE_CHILDREN) - children

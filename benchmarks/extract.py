@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import alone, figure, in_turns, peak_megabytes, render, report, timed
-from cace.data.annotations import Annotations, Row, read_annotations
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS
+from cace.data.annotations import Annotations, Row, load_annotations, read_annotations
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
 from cace.extraction.encode import extract_features
-from cace.media.store import ClipStore, MediaFile, decode_clips, media_files
+from cace.media.pool import MediaFile, decode_clips, media_files
+from cace.media.store import ClipStore
 from cace.system.device import choose_device
 from cace.system.workers import workers
 
@@ -41,8 +43,8 @@ def store_of(media, into, clips, fps, side):
         crop=side,
         jpeg_quality=90,
         backend="pyav",
-        min_seconds=9.0,
-        deadline_seconds=120.0,
+        min_seconds=MIN_SECONDS,
+        deadline_seconds=DEADLINE_SECONDS,
         workers=workers(),
     )
     return into
@@ -59,6 +61,7 @@ class Extraction:
     def __init__(self, clips):
         self.device = choose_device()
         self.clips = ClipStore(clips)
+        self.annotations = load_annotations(clips / "annotations.json")
         self.visual = visual_encoder("efficientnet_lite0", "imagenet").to(self.device)
         self.audio = audio_encoder("logmel", "none").to(self.device)
 
@@ -68,6 +71,7 @@ class Extraction:
             path = Path(folder) / "features.h5"
             extract_features(
                 self.clips,
+                self.annotations,
                 self.visual,
                 self.audio,
                 path,
@@ -97,7 +101,7 @@ class Extraction:
                 torch.from_numpy(self.clips.frames(id_)).to(self.device),
                 torch.from_numpy(self.clips.sound(id_)).to(self.device),
             )
-            for id_ in self.clips.annotations.ids
+            for id_ in self.annotations.ids
         ]
 
 

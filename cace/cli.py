@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from cace import __version__
-from cace.conventions import SPLITS
+from cace import __version__, paths
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance
 from cace.system.errors import UserError, listed, run
 from cace.system.files import write_atomically
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument(
         "--model",
         type=Path,
-        default=Path("data/models/localizer"),
+        default=paths.LOCALIZERS,
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
         "checkpoint of a method's authors (.pth.tar)",
@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes a contact sheet (one frame a segment, with its label and, for test "
         "clips, its prediction), the spectrogram, and the sound as WAV.",
     )
-    inspect.add_argument("id", nargs="+", metavar="CLIP_ID", help="as in data/clips/clips.csv")
+    inspect.add_argument(
+        "id", nargs="+", metavar="CLIP_ID", help=f"as in {paths.CLIPS / 'clips.csv'}"
+    )
     inspect.add_argument(
         "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
@@ -135,14 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--min-seconds",
         type=float,
-        default=9.0,
+        default=MIN_SECONDS,
         metavar="S",
         help="a clip with less picture or sound is refused",
     )
     check.add_argument(
         "--deadline-seconds",
         type=float,
-        default=120.0,
+        default=DEADLINE_SECONDS,
         metavar="S",
         help="a clip that takes longer to decode is refused",
     )
@@ -159,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     index = commands.add_parser(
         "index",
         help="note a folder's clips, so that the pipeline notices when they change",
-        description="Writes data/index.csv: size and hash of every annotated clip, and of the "
+        description=f"Writes {paths.INDEX}: size and hash of every annotated clip, and of the "
         "files with the rows, of a folder in the AVE layout. The pipeline depends on it: after a "
         "change of the folder, index it again, and `dvc repro` takes it anew.",
     )
@@ -185,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
     evaluate.add_argument(
-        "--features", type=Path, default=Path("data/features.h5"), metavar="FILE", help="the store"
+        "--features", type=Path, default=paths.FEATURES, metavar="FILE", help="the store"
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
     _add_threshold(evaluate)
@@ -196,7 +198,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threshold", type=_share, default=0.5, metavar="θ", help="an event is a segment above it"
+        "--threshold",
+        type=_share,
+        default=THRESHOLD,
+        metavar="θ",
+        help="an event is a segment above it",
     )
 
 
@@ -280,13 +286,15 @@ def _localize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from cace.data.annotations import load_annotations
     from cace.media.store import ClipStore
     from cace.tools.inspect import inspect_clip
 
-    clips = ClipStore(Path("data/clips"))
+    clips, annotations = ClipStore(paths.CLIPS), load_annotations(paths.CLIPS / "annotations.json")
     for id_ in options.id:
-        predictions = Path("data/predictions/test.csv")
-        for file in inspect_clip(id_, clips, predictions, options.out / id_):
+        for file in inspect_clip(
+            id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
+        ):
             print(file)
 
 
@@ -294,12 +302,11 @@ def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
-    from cace.paths import INDEX
     from cace.tools.check import check_folder
 
     checked = check_folder(
         options.folder,
-        read_index(INDEX) if INDEX.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
+        read_index(paths.INDEX) if paths.INDEX.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
         min_seconds=options.min_seconds,
         deadline_seconds=options.deadline_seconds,
         workers=workers(),
@@ -331,20 +338,19 @@ def _doctor(_: argparse.Namespace) -> None:
 def _index(options: argparse.Namespace) -> None:
     from cace.data.annotations import read_annotations
     from cace.data.sources.folder import differences, find_clips, index_of, label_files, read_index
-    from cace.paths import INDEX
 
     annotations = read_annotations(options.folder)
     clips = find_clips(options.folder, annotations)
     index = index_of({**clips, **label_files(options.folder)})
-    changed = differences(read_index(INDEX), index) if INDEX.exists() else []
-    write_atomically(INDEX, index.to_csv(index=False))
+    changed = differences(read_index(paths.INDEX), index) if paths.INDEX.exists() else []
+    write_atomically(paths.INDEX, index.to_csv(index=False))
     print(
-        f"{INDEX}: {len(clips)} clips and {len(index) - len(clips)} files of rows, {len(changed)} "
-        f"of them new, gone or changed"
+        f"{paths.INDEX}: {len(clips)} clips and {len(index) - len(clips)} files of rows, "
+        f"{len(changed)} of them new, gone or changed"
     )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
-    print(f"`git add {INDEX}` keeps it")
+    print(f"`git add {paths.INDEX}` keeps it")
 
 
 def _plots(_: argparse.Namespace) -> None:

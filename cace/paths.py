@@ -12,5 +12,8 @@ LOCALIZERS = Path("data/models/localizer")  # train
 PREDICTIONS = Path("data/predictions")  # evaluate
 
 METRICS = Path("metrics")
+DECODE_METRICS = METRICS / "decode.json"  # decode
+FINETUNE_METRICS = METRICS / "finetune.json"  # finetune
+FINETUNE_CURVE = METRICS / "finetune.csv"  # finetune
 EVAL = METRICS / "eval.json"  # evaluate
 CURVES, TEST_CURVES = METRICS / "curves", METRICS / "test_curves"  # train

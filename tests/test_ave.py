@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from cace.data.sources import ave
+from cace.data.sources import ave, collect
 from cace.data.sources.ave import Counts, check, unpack
 from cace.system.errors import UserError
 from stages import download
+from tests.workspaces import make_workspace
 
 ROOT = Path(__file__).parent.parent
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
@@ -236,9 +237,8 @@ def project(tmp_path, monkeypatch):
     """A workspace that holds nothing but settings, with source ave; a call changes them."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(download.ave, "check", partial(check, published=SMALL))
+    make_workspace(tmp_path, monkeypatch)
+    monkeypatch.setattr(ave, "check", partial(check, published=SMALL))
 
     def change(*overrides):
         apply_overrides("params.yaml", ["data.source=ave", *overrides])
@@ -255,7 +255,7 @@ def asked(archive, monkeypatch):
         names.extend(file.name for file in files)
         return [archive.with_name(file.name) for file in files]
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(collect, "fetch", fetch)
     return names
 
 

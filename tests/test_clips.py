@@ -1,6 +1,8 @@
+import json
 import multiprocessing
 import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,11 +13,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from cace.data.annotations import Annotations, Row
-from cace.media.store import SHARD_CLIPS, ClipStore, decode_clips, media_files
+from cace.data.annotations import Annotations, Row, load_annotations
+from cace.media.pool import SHARD_CLIPS, decode_clips, decode_media, media_files
+from cace.media.store import ClipStore
 from cace.system.errors import UserError
 from tests.kinds import KINDS
 from tests.videos import read_counter, tone, write_video
+from tests.workspaces import make_workspace, work_of
 
 HOW = {
     "fps": 4,
@@ -72,13 +76,49 @@ def test_reading_a_bad_clip_says_why(store):
 
 
 def test_annotations_travel_with_the_store(store):
-    assert store.annotations == ANNOTATIONS
+    assert load_annotations(store.folder / "annotations.json") == ANNOTATIONS
 
 
 def test_decoding_twice_gives_the_same_bytes(media, store, tmp_path):
     decode_clips(media_files(media, ANNOTATIONS), ANNOTATIONS, tmp_path, **HOW, workers=2)
     for file in store.folder.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def decode_to_a_store(media, folder, **changes):
+    options = {**HOW, "max_bad_fraction": 1.0, "workers": 1, "engine": "local"} | changes
+    decode_media(media, folder / "clips", folder / "decode.json", categories=None, **options)
+
+
+@pytest.fixture
+def annotated(media, tmp_path, monkeypatch):
+    """A media folder as `download` leaves it, with the rows in a text file."""
+    make_workspace(tmp_path, monkeypatch)
+    shutil.copytree(media, tmp_path / "media")
+    rows = "".join(f"Bark&{name}&good&0&5\n" for name in ("good", "lost", "html"))
+    (tmp_path / "media/Annotations.txt").write_text(rows)
+    return tmp_path / "media"
+
+
+def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_settings(
+    annotated, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cace.media.pool.decode_clips", killed)
+    changes = {}, {"engine": "ray"}, {"workers": 2}, {"max_bad_fraction": 0.5}, {"fps": 2}
+    for change, count in zip(changes, (1, 1, 1, 1, 2), strict=True):
+        with pytest.raises(KeyboardInterrupt):
+            decode_to_a_store(annotated, tmp_path, **change)
+        assert len(work_of(tmp_path, "decode")) == count
+
+
+def test_clips_are_counted_by_what_became_of_them(annotated, tmp_path):
+    decode_to_a_store(annotated, tmp_path)
+    counts = json.loads((tmp_path / "decode.json").read_text())["decode"]
+    assert counts == {"clips": 3, "used": 1, "refused": 2, "padded": 0}
+    assert ClipStore(tmp_path / "clips").usable("good")
 
 
 @pytest.fixture
@@ -112,12 +152,12 @@ def test_a_clip_that_takes_its_process_down_is_refused_alone(stuck, tmp_path):
     index = decode_clips(*stuck, tmp_path, **HOW, workers=1)
     killer.join()
     assert index["usable"].tolist() == [True, False, True]
-    assert index["reason"][1] == "the decoder died of it (exit code -9)"
+    assert index["reason"][1] == "the decoder crashed (exit code -9)"
 
 
 def test_a_run_that_fails_does_not_wait_for_the_clips_on_their_way(stuck, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
-    monkeypatch.setattr("cace.media.store._write_shard", lambda *_: 1 / 0)
+    monkeypatch.setattr("cace.media.pool.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.pool.write_shard", lambda *_: 1 / 0)
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         decode_clips(*stuck, tmp_path, **HOW, workers=1)
@@ -166,7 +206,7 @@ def test_finished_shards_are_kept_and_the_missing_one_is_made(media, tmp_path):
 
 
 def test_no_more_shards_are_open_than_a_system_allows(media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.pool.SHARD_CLIPS", 1)
     monkeypatch.setattr("cace.media.store.OPEN_SHARDS", 2)
     file = media_files(media, ANNOTATIONS)[0]
     names = [f"copy{k}" for k in range(4)]
@@ -187,7 +227,9 @@ def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
 
 def test_a_store_of_labels_alone_is_refused(tmp_path):
     (tmp_path / "labels.npy").touch()
-    with pytest.raises(UserError, match="holds labels and no clips, for source released has none"):
+    with pytest.raises(
+        UserError, match="expected decoded clips, got labels alone; source released has no clips"
+    ):
         ClipStore(tmp_path)
 
 

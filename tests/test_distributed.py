@@ -17,7 +17,8 @@ from cace.data.annotations import Annotations, Row
 from cace.encoders.audio import AudioEncoder, LogMelStatistics
 from cace.encoders.visual import VisualEncoder
 from cace.extraction.encode import extract_features
-from cace.media.store import ClipStore, decode_clips, media_files
+from cace.media.pool import decode_clips, media_files
+from cace.media.store import ClipStore
 from cace.system.cluster import on_cluster
 from cace.system.errors import UserError
 from cace.system.files import expect_file
@@ -90,7 +91,7 @@ def same_files(ours: Path, theirs: Path) -> None:
 
 
 def test_decoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 1)
+    monkeypatch.setattr("cace.media.pool.SHARD_CLIPS", 1)
     killed = []
 
     def kill_the_worker_that_waits():
@@ -121,7 +122,7 @@ def test_decoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp
 
 
 def test_encoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp_path, monkeypatch):
-    monkeypatch.setattr("cace.media.store.SHARD_CLIPS", 8)
+    monkeypatch.setattr("cace.media.pool.SHARD_CLIPS", 8)
     monkeypatch.setattr("cace.extraction.encode.JOURNAL_CLIPS", 1)
     names = [f"clip{k}" for k in range(40)]
     pd.DataFrame({"id": names, "file": "video.mp4"}).to_csv(media / "manifest.csv", index=False)
@@ -141,6 +142,7 @@ def test_encoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp
         (tmp_path / engine).mkdir()
         extract_features(
             ClipStore(tmp_path / "clips"),
+            data,
             VisualEncoder(nn.AvgPool2d(32), 3, (0.5,) * 3, (0.5,) * 3),
             AudioEncoder(LogMelStatistics(), 128),
             tmp_path / engine / "features.h5",

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 from types import SimpleNamespace
@@ -10,11 +11,15 @@ from torch import nn
 
 from cace.data.annotations import Annotations, Row, segment_labels
 from cace.encoders.audio import AudioEncoder
+from cace.encoders.card import card_of
 from cace.encoders.visual import VisualEncoder
-from cace.extraction.encode import _read_ahead, extract_features
+from cace.extraction import encode as extraction
+from cace.extraction.encode import _read_ahead, encode, extract_features
+from cace.extraction.provenance import EncoderCards
 from cace.features.store import FeatureStore, create_store
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
+from tests.workspaces import make_workspace, work_of
 
 ROWS = (
     Row("a", 0, 0, 4, "train"),
@@ -28,12 +33,15 @@ DATA = Annotations(("Bark", "Flute"), ROWS)
 class NumberedClips(ClipStore):
     """Stands for the decoded store: every frame and sound shows the clip, segment and frame."""
 
-    fps, annotations, folder = 4, DATA, "clips"
+    fps, folder = 4, "clips"
     settings = {"crop": 8, "fps": 4}
     read = 0
 
     def __init__(self):
         pass
+
+    def fingerprint(self):
+        return "of-numbers"
 
     def usable(self, id_):
         return id_ != "bad"
@@ -56,18 +64,46 @@ class Level(nn.Module):
 
 
 def extract(path, clips=None, **changes):
-    visual = VisualEncoder(nn.AvgPool2d(4), 3, (0.0,) * 3, (1 / 255,) * 3)  # grey levels, 2 x 2
+    visual, audio = level_encoders()
     options = {"batch_size": 7, "precision": "float32", "device": torch.device("cpu")}
-    provenance = {"encoders": {}, "settings": {}}
     extract_features(
         clips or NumberedClips(),
+        DATA,
         visual,
-        AudioEncoder(Level(), 2),
+        audio,
         path,
-        provenance=provenance,
+        provenance={"encoders": {}, "settings": {}},
         **(options | changes),
     )
     return FeatureStore(path)
+
+
+def encoded(folder, clips=None, engine="local"):
+    """The store that `encode` writes, with its provenance."""
+    visual, audio = level_encoders()
+    encode(
+        clips or NumberedClips(),
+        DATA,
+        visual,
+        audio,
+        EncoderCards(card_of(visual, "grey", "none", 0), card_of(audio, "level", "none")),
+        folder / "features.h5",
+        batch_size=7,
+        precision="float32",
+        device=torch.device("cpu"),
+        engine=engine,
+    )
+    return FeatureStore(folder / "features.h5")
+
+
+def level_encoders():
+    visual = VisualEncoder(nn.AvgPool2d(4), 3, (0.0,) * 3, (1 / 255,) * 3)  # grey levels, 2 x 2
+    return visual, AudioEncoder(Level(), 2)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    return make_workspace(tmp_path, monkeypatch)
 
 
 def test_a_segments_feature_is_the_mean_over_its_frames(tmp_path):
@@ -93,12 +129,47 @@ def test_clips_that_several_threads_read_come_in_order():
     assert [clip.frames[0, 0, 0, 0] for clip in read] == [100, 0, 0, 100] * 5
 
 
-def test_samples_of_unusable_clips_are_left_out_and_counted(tmp_path):
-    store = extract(tmp_path / "f.h5")
+def test_samples_of_unusable_clips_are_left_out_and_counted(workspace):
+    store = encoded(workspace)
     assert store.ids == ["a", "b", "a"]
     assert store.splits.tolist() == ["train", "val", "test"]
     assert store.provenance["left_out"] == {"train": 1, "val": 0, "test": 0}
     assert np.array_equal(store.labels, segment_labels(DATA)[[0, 2, 3]])
+
+
+def test_the_provenance_names_encoders_settings_and_clips(workspace):
+    empty = hashlib.sha256().hexdigest()  # of encoders without weights
+    visual = {"name": "grey", "weights": "none", "sha256": empty, "finetuned_epochs": 0}
+    assert encoded(workspace).provenance == {
+        "encoders": {
+            "visual": visual,
+            "audio": {"name": "level", "weights": "none", "sha256": empty},
+        },
+        "settings": {"crop": 8, "fps": 4, "precision": "float32"},
+        "clips_sha256": "of-numbers",
+        "left_out": {"train": 1, "val": 0, "test": 0},
+    }
+
+
+def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_clips(
+    workspace, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    class OtherClips(NumberedClips):
+        def fingerprint(self):
+            return "of-others"
+
+    monkeypatch.setattr(extraction, "extract_features", killed)
+    for clips, engine, count in (
+        (NumberedClips(), "local", 1),
+        (NumberedClips(), "ray", 1),
+        (OtherClips(), "local", 2),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            encoded(workspace, clips, engine)
+        assert len(work_of(workspace, "extract")) == count
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
@@ -141,15 +212,23 @@ def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
 
 def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    with pytest.raises(UserError, match=r"the features take 0.0 GB, and 0.0 GB are free"):
+    with pytest.raises(UserError, match=r"the features need 0.0 GB, and 0.0 GB are free"):
         extract(tmp_path / "f.h5")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="disk space is taken ahead on Linux only")
 def test_a_store_has_its_place_on_the_disk_before_the_first_clip_is_encoded(tmp_path):
-    shapes = (10, 7, 7, 512), (10, 128)
-    create_store(tmp_path / "f.h5", DATA, [0], np.zeros((1, 10), int), *shapes, {})
+    create_store(
+        tmp_path / "f.h5",
+        ids=["a"],
+        splits=["train"],
+        labels=np.zeros((1, 10), int),
+        categories=DATA.categories,
+        visual_shape=(10, 7, 7, 512),
+        audio_shape=(10, 128),
+        provenance={},
+    )
     found = (tmp_path / "f.h5").stat()
     assert found.st_blocks * 512 >= found.st_size > 2 * 10 * (7 * 7 * 512 + 128)
 

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cace.data.annotations import Annotations, Row
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.finetuning import contrast as finetuning
 from cace.finetuning.contrast import clip_pictures, finetune, info_nce, retrieval
 from cace.finetuning.processes import Team
+from cace.finetuning.run import clips_only_in
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
 
@@ -181,6 +183,27 @@ def test_the_maps_are_fitted_before_the_encoder_moves():
     assert fitted[0].recall_at_5 > unfitted[0].recall_at_5 + 0.2
     _, untouched = finetune_colours(epochs=0)
     assert torch.equal(encoder.body.weight, untouched.body.weight)
+
+
+class Usable(ClipStore):
+    """Stands for the decoded store, of which clip `bad` could not be decoded."""
+
+    folder = "clips"
+
+    def __init__(self):
+        pass
+
+    def usable(self, id_):
+        return id_ != "bad"
+
+
+def test_a_clip_with_rows_in_two_splits_is_used_in_neither():
+    rows = [("a", "train"), ("bad", "train"), ("b", "train"), ("b", "val"), ("c", "val")]
+    data = Annotations(("Bark",), tuple(Row(id_, 0, 0, 5, split) for id_, split in rows))
+    assert clips_only_in("train", Usable(), data) == ["a"]
+    assert clips_only_in("val", Usable(), data) == ["c"]
+    with pytest.raises(UserError, match="clips: expected usable clips in split test, got none"):
+        clips_only_in("test", Usable(), data)
 
 
 def test_a_contrast_that_is_not_finite_stops_the_run():

@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from cace.cli import main
+from cace.data.sources import folder
 from cace.paths import INDEX
 from cace.system.errors import UserError
 from stages import download
+from tests.workspaces import make_workspace, work_of
 
 ROOT = Path(__file__).parent.parent
 CLIPS = ("one.mp4", "two.mkv", "three.webm", "-four.MOV", "five.avi")  # cameras write capitals
@@ -30,8 +32,7 @@ def project(tmp_path, monkeypatch):
         (clips / "AVE" / name).write_bytes(name.encode() * 100)
     rows = "".join(f"Bark&{Path(name).stem}&good&0&5\n" for name in CLIPS)
     (clips / "Annotations.txt").write_text(rows)
-    monkeypatch.chdir(workspace)
-    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    make_workspace(workspace, monkeypatch)
     return clips
 
 
@@ -89,12 +90,24 @@ def test_an_annotated_clip_without_a_file_is_named(project, capsys):
     assert "annotated, but without a file:\n  two\n" in capsys.readouterr().out
 
 
+def test_changed_rows_are_not_copied_over_the_work_on_the_old_ones(project, monkeypatch):
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "copy_file", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            download.main()
+        edit(project / "Annotations.txt", "five&good&0", "five&good&1")
+    assert len(work_of(Path(), "download")) == 2
+
+
 def test_a_killed_download_leaves_no_half_file_to_be_taken(project, monkeypatch):
     class Killed(BaseException):
         pass
 
     calls = iter(range(3))
-    copy_file = download.folder.copy_file
+    copy_file = folder.copy_file
 
     def killed(source, target):
         if next(calls, None) is None:
@@ -102,9 +115,9 @@ def test_a_killed_download_leaves_no_half_file_to_be_taken(project, monkeypatch)
             raise Killed
         copy_file(source, target)
 
-    monkeypatch.setattr(download.folder, "copy_file", killed)
+    monkeypatch.setattr(folder, "copy_file", killed)
     with pytest.raises(Killed):
         download.main()
-    monkeypatch.setattr(download.folder, "copy_file", copy_file)
+    monkeypatch.setattr(folder, "copy_file", copy_file)
     download.main()
     assert set(taken()) == set(CLIPS)

@@ -9,6 +9,8 @@ import torch
 
 import cace
 from cace.encoders.audio import audio_encoder
+from cace.encoders.card import card_of
+from cace.encoders.checkpoint import save_encoder
 from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.inference import localize as inference
@@ -178,7 +180,8 @@ def test_an_authors_checkpoint_is_put_behind_vgg19_and_vggish(tmp_path, monkeypa
 
 def test_an_encoder_of_another_training_is_refused(model, tmp_path):
     other = visual_encoder("efficientnet_lite0", "none")
-    torch.save({"name": "efficientnet_lite0", "state_dict": other.state_dict()}, tmp_path / "e.pt")
+    card = card_of(other, "efficientnet_lite0", "none")
+    save_encoder(tmp_path / "e.pt", other, card, {"epochs": 1})
     with pytest.raises(UserError, match="expected the visual encoder that the localizer was"):
         cace.load(model, encoder=tmp_path / "e.pt")
 

@@ -170,7 +170,7 @@ def test_too_many_bad_clips_stop_the_run_and_leave_no_store(empty, broken):
     printed = empty.run("python", "-m", "stages.decode", fails=True)
     assert "error: decode: 3 of 15 clips cannot be used" in printed
     assert all(f"{id_}: not decodable" in printed for id_ in bad)
-    (everything,) = re.findall(r"^(\S+clips\.csv) holds them all", printed, re.MULTILINE)
+    (everything,) = re.findall(r"^(\S+clips\.csv) lists them all", printed, re.MULTILINE)
     assert (~pd.read_csv(everything)["usable"]).sum() == 3
     assert not (empty.folder / "data/clips").exists()
 

@@ -8,11 +8,13 @@ import pytest
 
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES
-from cace.data.sources.released_labels import read_published
-from cace.extraction import encode as extraction
-from cace.extraction.encode import convert_features
+from cace.data.manifest import list_files, publish_media
+from cace.data.sources.released_labels import read_published, write_labels
+from cace.extraction import convert as conversion
+from cace.extraction.convert import convert_features
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
+from cace.system.files import sha256
 from tests.releases import (
     NAMES,
     ROWS,
@@ -22,6 +24,7 @@ from tests.releases import (
     write,
     write_release,
 )
+from tests.workspaces import make_workspace, work_of
 
 
 @pytest.fixture
@@ -197,13 +200,12 @@ def convert(folder):
     published = read_published(folder)
     files = {"visual": folder / "visual_feature.h5", "audio": folder / "audio_feature.h5"}
     into = folder.parent / "features.h5"
-    provenance = {"encoders": {}, "settings": {}}
-    convert_features(files, published.annotations, published.labels, into, provenance)
+    convert_features(files, published.annotations, published.labels, into, {})
     return FeatureStore(into)
 
 
 def test_the_store_holds_all_rows_as_float16_whatever_the_block(release, monkeypatch):
-    monkeypatch.setattr(extraction, "BLOCK_BYTES", 7 * 10 * 2 * 2 * 6 * 8)  # 7 clips; the last 3
+    monkeypatch.setattr(conversion, "BLOCK_BYTES", 7 * 10 * 2 * 2 * 6 * 8)  # 7 clips; the last 3
     store = convert(release)
     for name, found in (("visual", store.visual), ("audio", store.audio)):
         with h5py.File(release / f"{name}_feature.h5") as file:
@@ -211,11 +213,69 @@ def test_the_store_holds_all_rows_as_float16_whatever_the_block(release, monkeyp
     assert store.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
     assert store.splits.tolist() == SPLIT_OF
     assert store.categories == NAMES
-    assert store.provenance["left_out"] == {"train": 0, "val": 0, "test": 0}
+
+
+@pytest.fixture
+def project(release, monkeypatch):
+    """What `download` and `decode` of source released leave, in the current folder."""
+    folder = make_workspace(release.parent, monkeypatch)
+    files = [{"file": path.name} for path in sorted(release.iterdir())]
+    publish_media(release, list_files(release, files), folder / "media")
+    write_labels(folder / "media", folder / "clips", folder / "decode.json")
+    return folder
+
+
+def converted(project):
+    conversion.convert(project / "media", project / "clips", project / "features.h5")
+    return FeatureStore(project / "features.h5").provenance
+
+
+def test_the_provenance_of_released_features_has_the_hashes_of_their_files(project):
+    provenance = converted(project)
+    assert provenance["encoders"] == {
+        modality: {
+            "name": name,
+            "weights": "published features",
+            "sha256": sha256(project / f"media/{modality}_feature.h5"),
+        }
+        for modality, name in (("visual", "vgg19"), ("audio", "vggish"))
+    }
+    assert provenance["settings"] == {"fps": 16}
+    assert provenance["left_out"] == {"train": 0, "val": 0, "test": 0}
+
+
+def change_a_label(clips):
+    labels = np.load(clips / "labels.npy")
+    labels[0, 0] = 3 - labels[0, 0]
+    np.save(clips / "labels.npy", labels)
+
+
+def change_a_split(clips):
+    path = clips / "annotations.json"
+    path.write_text(path.read_text().replace('"split": "train"', '"split": "val"', 1))
+
+
+@pytest.mark.parametrize("change", [change_a_label, change_a_split])
+def test_half_done_work_on_other_labels_or_splits_is_not_used(project, monkeypatch, change):
+    before = converted(project)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "convert_features", killed)
+        for count in (1, 1, 2):
+            if count == 2:
+                change(project / "clips")
+            with pytest.raises(KeyboardInterrupt):
+                converted(project)
+            assert len(work_of(project, "extract")) == count
+    after = converted(project)
+    assert {key for key in before if before[key] != after[key]} == {"clips_sha256"}
 
 
 def test_memory_holds_a_few_blocks_however_large_the_file(release, monkeypatch):
-    monkeypatch.setattr(extraction, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(conversion, "BLOCK_BYTES", 1 << 20)
     write(release, "visual_feature.h5", np.ones((ROWS, 10, 7, 7, 128)))  # 12 MB
     tracemalloc.start()
     convert(release)

@@ -12,12 +12,12 @@ from cace.system.errors import UserError
 from cace.system.files import publish, write_atomically, write_json
 from cace.system.scratch import scratch
 from cace.system.workers import workers
+from tests.workspaces import make_workspace, work_of
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    return tmp_path
+    return make_workspace(tmp_path, monkeypatch)
 
 
 def begin(*identity, leave):
@@ -43,6 +43,61 @@ def test_work_on_other_inputs_is_not_taken_for_it():
     assert found("a", {"fps": 8}) == []
 
 
+def change_code(root):
+    (root / "cace/code.py").write_text("answer = 42\n")
+
+
+def test_work_of_other_code_is_removed(root):
+    begin("a", leave=["shard"])
+    change_code(root)
+    assert found("a") == []
+    assert work_of(root, "decode") == []
+
+
+def test_work_of_other_code_stays_while_a_run_uses_it(root):
+    with scratch("decode", "a") as work:
+        (work / "shard").write_text("x")
+        change_code(root)
+        assert found("a") == []
+        assert (work / "shard").exists()
+
+
+def test_work_on_other_inputs_stays(root):
+    begin("a", leave=["shard"])
+    assert found("b") == []
+    assert found("a") == ["shard"]
+
+
+def test_work_is_of_the_code_that_its_stage_lists(root):
+    begin("a", leave=["shard"])
+    (root / "cace/other.py").write_text("")
+    assert found("a") == ["shard"]
+    begin("a", leave=["shard"])
+    dvc = root / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("cace/code.py", "cace"))
+    assert found("a") == []
+
+
+def test_the_listed_code_depends_on_the_settings(root):
+    dvc = root / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("code.py", "${data.source}.py"))
+    begin("a", leave=["shard"])
+    (root / "cace/mini.py").write_text("")
+    assert found("a") == []
+
+
+def test_an_unknown_stage_is_named():
+    with pytest.raises(UserError, match=r"dvc.yaml: expected a stage nobody, got download, "):
+        scratch("nobody").__enter__()
+
+
+def test_outside_of_a_project_the_missing_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"dvc.yaml: not there; run this in the project's top"):
+        scratch("decode").__enter__()
+
+
 def test_finished_work_leaves_nothing():
     with scratch("decode", "a") as work:
         (work / "shard").write_text("x")
@@ -54,7 +109,7 @@ def test_half_written_files_are_no_work():
     assert found("a") == ["shard"]
 
 
-def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
+def test_a_folder_replaces_an_older_one(tmp_path):
     for content in ("old", "new"):
         (tmp_path / "work").mkdir()
         (tmp_path / "work" / content).write_text(content)
@@ -77,15 +132,16 @@ def test_a_folder_that_cannot_be_moved_away_stays_whole(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "a", "old")
+    folder = tmp_path / "out"
+    write_atomically(folder / "a", "old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "a", "new")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+        write_atomically(folder / "a", "new")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("a", "old")]
 
 
 def test_a_number_that_json_lacks_is_refused(tmp_path):

@@ -17,8 +17,8 @@ def mel_filters(
 
     Source: Slaney 1998, Auditory Toolbox; the filters of Cnn14's front end.
     """
-    ends = _to_mel(np.array([lowest_hz, highest_hz]))
-    edges = _to_hz(np.linspace(*ends, bands + 2))[:, None]
+    lowest, highest = _to_mel(np.array([lowest_hz, highest_hz]))
+    edges = _to_hz(np.linspace(lowest, highest, bands + 2))[:, None]
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     hertz = np.linspace(0, rate / 2, window // 2 + 1)
     rising, falling = (hertz - low) / (centre - low), (high - hertz) / (high - centre)

@@ -1,6 +1,5 @@
-"""Into the feature store: decoded clips through both encoders, or published features."""
+"""Encodes all segments of the decoded clips with both encoders, into a feature store."""
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,27 +11,73 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int, UInt8
+from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
-from cace.data.annotations import PUBLISHED_KEY, Annotations, segment_labels
+from cace.data.annotations import Annotations, segment_labels
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
+from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
 from cace.features.store import create_store
 from cace.media.store import ClipStore
 from cace.system.cluster import on_cluster
 from cace.system.device import choose_device
-from cace.system.errors import UserError, listed
+from cace.system.errors import UserError
+from cace.system.files import publish
+from cace.system.scratch import scratch
 from cace.system.workers import progress, workers
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
-CPU_FRAMES = 40  # through an encoder at once; more are no faster and take memory: 160 take 4.4 GB
-BLOCK_BYTES = 64 << 20  # of published features in memory
+CPU_FRAMES = 40  # encoded at once; more are no faster and need memory: 160 need 4.4 GB
+
+
+def encode(
+    clips: ClipStore,
+    annotations: Annotations,
+    visual: VisualEncoder,
+    audio: AudioEncoder,
+    cards: EncoderCards,
+    out: Path,
+    *,
+    batch_size: int,
+    precision: str,
+    device: torch.device,
+    engine: str,
+    work_name: str = "extract",
+    stage: str = "",
+) -> None:
+    """Writes a feature store of all clips; an interrupted run resumes.
+
+    cards: of the two encoders, for the store's provenance.
+    work_name, stage: of the folder for half-done work; see `scratch`.
+    """
+    provenance = Provenance(
+        cards,
+        {**clips.settings, "precision": precision},
+        clips.fingerprint(),
+        count_per_split(row for row in annotations.rows if not clips.usable(row.id)),
+    ).as_json()
+    # The batch size changes the last digits of a feature; the engine changes nothing.
+    with scratch(work_name, provenance, batch_size, stage=stage) as work:
+        extract_features(
+            clips,
+            annotations,
+            visual.to(device),
+            audio.to(device),
+            work / "features.h5",
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            provenance=provenance,
+            engine=engine,
+        )
+        publish(work / "features.h5", out)
 
 
 def extract_features(
     clips: ClipStore,
+    annotations: Annotations,
     visual_encoder: VisualEncoder,
     audio_encoder: AudioEncoder,
     into: Path,
@@ -43,14 +88,13 @@ def extract_features(
     provenance: dict[str, Any],
     engine: str = "local",
 ) -> None:
-    """Encodes all usable clips into one store; goes on where an earlier run was killed.
+    """Encodes all usable clips into one store; resumes after an interruption.
 
     Memory holds a few clips at a time. A clip counts as done only when it is on the disk.
     device: of the local engine; with engine ray each process of the cluster chooses its own.
-    The features of a clip that stands in two rows are stored for both.
+    The features of a clip that has two rows are stored for both.
     Raises: UserError where a feature does not fit into float16.
     """
-    annotations = clips.annotations
     rows = [i for i, row in enumerate(annotations.rows) if clips.usable(row.id)]
     if not rows:
         raise UserError(
@@ -67,9 +111,16 @@ def extract_features(
         blank = np.zeros((SEGMENTS, *clips.frame_shape), np.uint8)
         silence = np.zeros((SEGMENTS, SAMPLE_RATE), np.float32)
         one = encoding.encode(Decoded("", blank, silence), device)
-        labels = segment_labels(annotations)[rows]
-        shapes = one.visual.shape, one.audio.shape
-        create_store(store, annotations, rows, labels, *shapes, provenance)
+        create_store(
+            store,
+            ids=[annotations.rows[row].id for row in rows],
+            splits=[annotations.rows[row].split for row in rows],
+            labels=segment_labels(annotations)[rows],
+            categories=annotations.categories,
+            visual_shape=one.visual.shape,
+            audio_shape=one.audio.shape,
+            provenance=provenance,
+        )
     # The journal names the clips that are on the disk already.
     done = set(journal.read_text().splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
@@ -94,7 +145,7 @@ def extract_features(
 
 
 class Decoded(NamedTuple):
-    """A clip of T segments as encoders take it."""
+    """A clip of T segments, as encoders read it."""
 
     id: str
     frames: UInt8[np.ndarray, "F H W 3"]
@@ -118,7 +169,7 @@ class Encoding(NamedTuple):
     precision: str
 
     def to(self, device: torch.device) -> "Encoding":
-        """With its networks there."""
+        """The same encoding, with its networks on `device`."""
         visual, audio = self.visual_encoder.to(device), self.audio_encoder.to(device)
         return self._replace(visual_encoder=visual, audio_encoder=audio)
 
@@ -127,7 +178,7 @@ class Encoding(NamedTuple):
     ) -> Iterator[Encoded]:
         """Reads the next clips while one is encoded.
 
-        The encoders run on the calling thread: another one's memory is not kept when it is freed.
+        The encoders run on the calling thread, which alone reuses the memory that it frees.
         """
         # On a CPU the encoders fill all cores; a GPU waits for the reading of one.
         readers = 1 if device.type == "cpu" else workers()
@@ -142,17 +193,17 @@ class Encoding(NamedTuple):
         with torch.inference_mode(), _autocast(device, self.precision):
             images = torch.from_numpy(clip.frames).to(device)
             maps = torch.cat([self.visual_encoder(some) for some in images.split(size)])
-            heard = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
+            audio = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
-        seen = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
-        return Encoded(clip.id, _to_float16(clip.id, seen), _to_float16(clip.id, heard.float()))
+        visual = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
+        return Encoded(clip.id, _to_float16(clip.id, visual), _to_float16(clip.id, audio.float()))
 
 
 def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:
     folder = clips.folder.resolve()
     blocks = [ids[start : start + JOURNAL_CLIPS] for start in range(0, len(ids), JOURNAL_CLIPS)]
     work = partial(_encode_there, folder, encoding.to(torch.device("cpu")))
-    # As many threads a process as here: their number changes the last digit of a feature.
+    # As many threads a process as in this one: their number changes the last digit of a feature.
     return (Encoded(**row) for row in on_cluster(work, blocks, folder, cores=workers(), gpu=True))
 
 
@@ -164,7 +215,7 @@ def _encode_there(folder: Path, encoding: Encoding, ids: list[str]) -> Iterator[
 
 
 def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[Decoded]:
-    """Reads clips on threads, up to two for each of them ahead, and gives them in order."""
+    """Yields clips in order; each thread reads up to two ahead."""
 
     def read(id_: str) -> Decoded:
         return Decoded(id_, clips.frames(id_), clips.sound(id_))
@@ -191,57 +242,3 @@ def _to_float16(id_: str, features: Tensor) -> Float[np.ndarray, "T ..."]:
             f"(at most 65504); are these the encoder's right weights?"
         )
     return small.cpu().numpy()
-
-
-def convert_features(
-    sources: dict[str, Path],
-    annotations: Annotations,
-    labels: Int[np.ndarray, "N T"],
-    into: Path,
-    provenance: dict[str, Any],
-) -> None:
-    """Copies published features into a store as float16, one sample a row.
-
-    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
-    Memory holds a block of samples at a time.
-    Raises: UserError with every row that does not hold features; the store is of no use then.
-    """
-    with contextlib.ExitStack() as stack:
-        data = {
-            name: stack.enter_context(h5py.File(path))[PUBLISHED_KEY]
-            for name, path in sources.items()
-        }
-        rows = list(range(len(labels)))
-        shapes = data["visual"].shape[1:], data["audio"].shape[1:]
-        create_store(into, annotations, rows, labels, *shapes, provenance)
-        store = stack.enter_context(h5py.File(into, "r+"))
-        problems = [
-            f"{sources[name]}, {problem}"
-            for name in sources
-            for problem in _convert(data[name], store[name], name)
-        ]
-    if problems:
-        raise UserError(
-            f"extract: {len(problems)} rows cannot be used:{listed(problems)}\n"
-            f"Get these files again, then `dvc repro -f download`"
-        )
-
-
-def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
-    """Copies all rows; says which of them hold no features."""
-    problems = []
-    size = max(1, BLOCK_BYTES * len(source) // source.nbytes)
-    for start in progress(range(0, len(source), size), f"extract: {name}, blocks"):
-        block = source[start : start + size]
-        with np.errstate(over="ignore"):
-            small = block.astype(np.float16)
-        target[start : start + size] = small
-        flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
-        for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
-            first = flat[place][~np.isfinite(small[place])][0]
-            problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
-        # Zeros are what HDF5 reads where nothing was written. Silence may sound like that too.
-        if name == "visual":
-            empty = np.flatnonzero(~flat.any(axis=1))
-            problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
-    return problems

@@ -1,8 +1,8 @@
 """The feature store: one HDF5 file of encoder outputs for every usable sample.
 
-`visual` float16 [N, T, H, W, V] and `audio` float16 [N, T, A] lie contiguous and uncompressed, so
-that training maps them into memory; beside them `labels` [N, T], `id`, `split`, `categories`, and
-the attribute `provenance` (JSON: encoders, their weights' hashes, settings, what was left out).
+`visual` float16 [N, T, H, W, V] and `audio` float16 [N, T, A] are contiguous and uncompressed, so
+that training maps them into memory. Beside them are `labels` [N, T], `id`, `split`, `categories`,
+and the attribute `provenance` (JSON, which `cace.extraction.provenance` writes).
 """
 
 import json
@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from cace.conventions import SPLITS
-from cace.data.annotations import Annotations
 from cace.system.errors import UserError
 from cace.system.files import expect_file
 
@@ -27,7 +25,7 @@ from cace.system.files import expect_file
 class FeatureStore:
     """Reads `data/features.h5`.
 
-    Raises: UserError where the file is not there, or datasets miss or disagree in shape.
+    Raises: UserError where the file, or a dataset in it, is missing, or shapes do not match.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,40 +94,40 @@ def _map(path: Path, dataset: h5py.Dataset) -> np.ndarray:
 
 def create_store(
     path: Path,
-    annotations: Annotations,
-    rows: list[int],
-    labels: Int[np.ndarray, "n T"],
+    *,
+    ids: Sequence[str],
+    splits: Sequence[str],
+    labels: Int[np.ndarray, "N T"],
+    categories: Sequence[str],
     visual_shape: tuple[int, ...],
     audio_shape: tuple[int, ...],
     provenance: dict[str, Any],
 ) -> None:
-    """An empty store with all but the features, whole or not at all.
+    """Writes a store that lacks only the features, completely or not at all.
 
-    labels: of `rows`, in their order.
+    ids, splits, labels: of each sample, in the same order.
+    visual_shape, audio_shape: of one sample's features.
+    provenance: plain JSON.
     """
-    kept = [annotations.rows[row] for row in rows]
-    left_out = Counter(row.split for row in annotations.rows)
-    left_out.subtract(row.split for row in kept)
-    size = 2 * len(kept) * sum(math.prod(shape) for shape in (visual_shape, audio_shape))
+    size = 2 * len(ids) * sum(math.prod(shape) for shape in (visual_shape, audio_shape))
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise UserError(
-            f"{path}: the features take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            f"{path}: the features need {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
             f"free some space and run the same command again"
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with h5py.File(temporary, "w") as file:
         for name, shape in (("visual", visual_shape), ("audio", audio_shape)):
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            # Contiguous, and on the disk from the start: filling it touches no other byte.
+            # Contiguous, and on the disk from the start: filling it changes no other byte.
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            file.create_dataset(name, (len(kept), *shape), np.float16, dcpl=layout)
+            file.create_dataset(name, (len(ids), *shape), np.float16, dcpl=layout)
         file["labels"] = labels
-        file["id"] = [row.id for row in kept]
-        file["split"] = [row.split for row in kept]
-        file["categories"] = annotations.categories
-        content = {**provenance, "left_out": {split: left_out[split] for split in SPLITS}}
-        file.attrs["provenance"] = json.dumps(content, sort_keys=True)
-    if sys.platform == "linux":  # elsewhere a disk may fill up under hours of encoding
+        file["id"] = list(ids)
+        file["split"] = list(splits)
+        file["categories"] = list(categories)
+        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    if sys.platform == "linux":  # elsewhere a disk may fill up during hours of encoding
         with temporary.open("r+b") as raw:
             os.posix_fallocate(raw.fileno(), 0, temporary.stat().st_size)
     temporary.replace(path)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from cace.conventions import SEGMENTS
 from cace.data.annotations import AVE_CATEGORIES
 from cace.encoders.audio import audio_encoder
+from cace.encoders.checkpoint import load_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
-from cace.encoders.weights import fingerprint, load_into
+from cace.encoders.weights import fingerprint
 from cace.extraction.encode import Decoded, Encoding
 from cace.inference.timeline import Decision, Lane, Timeline
 from cace.localizers import checkpoints
@@ -312,16 +313,7 @@ def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEnc
         return encoder
     beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
     path = given or next((file for file in beside if file.is_file()), beside[0])
-    expect_file(path, made_by="finetune")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        name, weights = saved["name"], saved["state_dict"]
-    except Exception as error:  # torch raises many kinds for a file that it cannot take
-        raise UserError(f"{path}: expected a visual encoder of `finetune`, got: {error}") from error
-    if name != about["name"]:
-        raise UserError(f"{path}: expected {about['name']}, which the localizer needs, got {name}")
-    encoder = visual_encoder(name, "none")
-    load_into(encoder, weights, where=str(path))
+    encoder = load_encoder(path, about["name"], needed_by="the localizer").network
     _expect_same("visual", encoder, about, path)
     return encoder
 

@@ -58,6 +58,14 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_folder(folder: Path) -> str:
+    """Hash over the names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def expect_file(path: Path, made_by: str) -> Path:
     """The path of an upstream file or folder, or an error that says which stage makes it."""
     if not path.exists():

@@ -13,7 +13,7 @@ from cace.conventions import SPLITS
 from cace.data.annotations import Annotations, read_annotations
 from cace.data.sources.folder import clip_files, differences, find_clips, index_of, label_files
 from cace.media.decode import FORMATS
-from cace.media.store import MediaFile, decode_clips
+from cace.media.pool import MediaFile, decode_clips
 
 # Enough to meet whatever is damaged: every frame is decoded, few are kept.
 SMALL: dict[str, Any] = {

@@ -18,7 +18,7 @@ from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.downloads import WEIGHTS, downloads_folder
 from cace.data.sources.folder import find_clips, label_files, read_index
-from cace.paths import INDEX
+from cace.paths import CLIPS, EVAL, FEATURES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
 from cace.system.errors import UserError
 from cace.system.files import workspace_root
@@ -26,12 +26,12 @@ from cace.system.workers import workers
 
 ENOUGH_BYTES = 2e9  # free; mini takes a third of it
 OUTS = {  # by the stage that writes it
-    "download": Path("data/media"),
-    "decode": Path("data/clips"),
-    "finetune": Path("data/models/visual_encoder.pt"),
-    "extract": Path("data/features.h5"),
-    "train": Path("data/models/localizer"),
-    "evaluate": Path("metrics/eval.json"),
+    "download": MEDIA,
+    "decode": CLIPS,
+    "finetune": VISUAL_ENCODER,
+    "extract": FEATURES,
+    "train": LOCALIZERS,
+    "evaluate": EVAL,
 }
 
 
@@ -175,5 +175,5 @@ def _stages() -> Iterator[Finding]:
     missing = [stage for stage, out in OUTS.items() if not out.exists()]
     yield Finding(
         "pipeline",
-        f"not run yet: {', '.join(missing)}" if missing else "has run: see metrics/eval.json",
+        f"not run yet: {', '.join(missing)}" if missing else f"has run: see {EVAL}",
     )

@@ -13,7 +13,7 @@ import pandas as pd
 import soundfile
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
-from cace.data.annotations import Row, segment_labels
+from cace.data.annotations import Annotations, Row, segment_labels
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
 
@@ -28,14 +28,15 @@ class Inspected(NamedTuple):
     sound: Path
 
 
-def inspect_clip(id_: str, clips: ClipStore, predictions: Path, into: Path) -> Inspected:
+def inspect_clip(
+    id_: str, clips: ClipStore, annotations: Annotations, predictions: Path, into: Path
+) -> Inspected:
     """Writes contact_sheet.png, spectrogram.png and sound.wav.
 
     predictions: the CSV that `evaluate` writes; where it is not there, or does not hold the clip,
         the picture shows labels alone.
     Raises: UserError where the clip is unknown, or could not be decoded (with the reason).
     """
-    annotations = clips.annotations
     if id_ not in annotations.ids:
         near = [other for other in annotations.ids if other.startswith(id_[:3])][:5]
         raise UserError(

@@ -21,9 +21,13 @@ from cace.data.annotations import (
     Line,
     Row,
     read_lines,
+    save_annotations,
     segment_labels,
 )
+from cace.data.manifest import MANIFEST
 from cace.system.errors import UserError, listed
+from cace.system.files import expect_file, publish, sha256, write_json
+from cace.system.scratch import scratch
 
 # The axes of each file's data set. labels.h5 comes first: the others are held against its sizes.
 # H twice: the grid is square, so that maps with the channels first do not pass.
@@ -80,6 +84,31 @@ def read_published(media: Path) -> Published:
             f"{len(lines)} rows:{listed(list(differences.values()), most=10)}"
         )
     return Published(annotations, labels, differences)
+
+
+def write_labels(media: Path, out: Path, metrics: Path) -> None:
+    """Writes labels and splits in the place of decoded clips; prints where the files differ.
+
+    out: gets `annotations.json` and `labels.npy`.
+    metrics: the JSON file for the counts.
+    """
+    manifest = sha256(expect_file(media / MANIFEST, made_by="download"))
+    annotations, labels, differences = read_published(media)
+    if differences:
+        shown = "\n  ".join(differences.values())
+        print(f"decode: {len(differences)} rows differ; labels.h5 is used:\n  {shown}")
+    splits = [row.split for row in annotations.rows]
+    without_event = np.flatnonzero((labels == annotations.background).all(axis=1))
+    with scratch("decode", manifest) as work:
+        clips = work / "clips"
+        clips.mkdir(exist_ok=True)
+        save_annotations(clips / "annotations.json", annotations)
+        np.save(clips / "labels.npy", labels)
+        counts = {"clips": len(annotations.ids), "rows": len(annotations.rows)}
+        per_split = {split: splits.count(split) for split in SPLITS}
+        rows = {"without_event": without_event.tolist(), "labels_differ": list(differences)}
+        write_json(metrics, {"decode": {**counts, **per_split, **rows}})
+        publish(clips, out)
 
 
 def _stop_at(problems: list[str], media: Path) -> None:

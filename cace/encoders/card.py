@@ -1,0 +1,27 @@
+"""Which encoder computed some features."""
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from cace.encoders.weights import fingerprint
+
+
+class EncoderCard(NamedTuple):
+    """What identifies an encoder; part of a feature store's provenance."""
+
+    name: str
+    weights: str  # those that it started from: a name, a path, or none
+    sha256: str  # of its weights as they are now
+    finetuned_epochs: int | None = None  # None: an encoder that is never fine-tuned
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that have a value."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+
+def card_of(
+    network: nn.Module, name: str, weights: str, finetuned_epochs: int | None = None
+) -> EncoderCard:
+    """The card of a network that is loaded."""
+    return EncoderCard(name, weights, fingerprint(network), finetuned_epochs)

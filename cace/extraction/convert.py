@@ -1,0 +1,129 @@
+"""Converts the released feature files of AVE into a feature store.
+
+Source: VGG-19 and VGGish features of Tian et al., ECCV 2018.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Int
+
+from cace.data.annotations import PUBLISHED_KEY, Annotations, load_annotations
+from cace.data.manifest import read_manifest
+from cace.encoders.card import EncoderCard
+from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
+from cace.features.store import create_store
+from cace.system.errors import UserError, listed
+from cace.system.files import expect_file, hash_folder, publish
+from cace.system.scratch import scratch
+from cace.system.workers import progress
+
+BLOCK_BYTES = 64 << 20  # of released features in memory
+RELEASED_WEIGHTS = "published features"  # what the card of their encoders has as its weights
+FRAMES = {"fps": 16}  # what is known of how the clips were decoded
+
+
+class Released(NamedTuple):
+    """A released file, and the encoder that computed it."""
+
+    encoder: str
+    file: str
+
+
+# Source: the paper's Tables 1, 2 and 4.
+RELEASED = {
+    "visual": Released("vgg19", "visual_feature.h5"),
+    "audio": Released("vggish", "audio_feature.h5"),
+}
+
+
+def convert(media: Path, clips: Path, out: Path) -> EncoderCards:
+    """Writes a feature store from the released files in `media`.
+
+    clips: the folder with the labels and splits that `decode` wrote.
+    Returns: the encoders of the features.
+    """
+    labels_file = expect_file(clips / "labels.npy", made_by="decode")
+    manifest = read_manifest(media)
+    hashes = dict(zip(manifest["file"], manifest["sha256"], strict=True))
+    cards = EncoderCards(
+        **{
+            modality: EncoderCard(released.encoder, RELEASED_WEIGHTS, hashes[released.file])
+            for modality, released in RELEASED.items()
+        }
+    )
+    provenance = Provenance(cards, FRAMES, hash_folder(clips), count_per_split([])).as_json()
+    with scratch("extract", provenance) as work:
+        convert_features(
+            {modality: media / released.file for modality, released in RELEASED.items()},
+            load_annotations(clips / "annotations.json"),
+            np.load(labels_file),
+            work / "features.h5",
+            provenance,
+        )
+        publish(work / "features.h5", out)
+    return cards
+
+
+def convert_features(
+    sources: dict[str, Path],
+    annotations: Annotations,
+    labels: Int[np.ndarray, "N T"],
+    into: Path,
+    provenance: dict[str, Any],
+) -> None:
+    """Copies released features into a store as float16, one sample a row.
+
+    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
+    Memory holds a block of samples at a time.
+    Raises: UserError with every row that contains no features; do not use the store then.
+    """
+    with contextlib.ExitStack() as stack:
+        data = {
+            name: stack.enter_context(h5py.File(path))[PUBLISHED_KEY]
+            for name, path in sources.items()
+        }
+        create_store(
+            into,
+            ids=[row.id for row in annotations.rows],
+            splits=[row.split for row in annotations.rows],
+            labels=labels,
+            categories=annotations.categories,
+            visual_shape=data["visual"].shape[1:],
+            audio_shape=data["audio"].shape[1:],
+            provenance=provenance,
+        )
+        store = stack.enter_context(h5py.File(into, "r+"))
+        problems = [
+            f"{sources[name]}, {problem}"
+            for name in sources
+            for problem in _convert(data[name], store[name], name)
+        ]
+    if problems:
+        raise UserError(
+            f"extract: {len(problems)} rows cannot be used:{listed(problems)}\n"
+            f"Get these files again, then `dvc repro -f download`"
+        )
+
+
+def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
+    """Copies all rows; returns a problem for each row that contains no features."""
+    problems = []
+    size = max(1, BLOCK_BYTES * len(source) // source.nbytes)
+    for start in progress(range(0, len(source), size), f"extract: {name}, blocks"):
+        block = source[start : start + size]
+        with np.errstate(over="ignore"):
+            small = block.astype(np.float16)
+        target[start : start + size] = small
+        flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
+        for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
+            first = flat[place][~np.isfinite(small[place])][0]
+            problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
+        # HDF5 reads zeros where nothing was written. Audio features of silence may be zeros too.
+        if name == "visual":
+            empty = np.flatnonzero(~flat.any(axis=1))
+            problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
+    return problems
