@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cace.data import downloads
-from cace.data.downloads import RemoteFile, fetch
+from cace.system import downloads
+from cace.system.downloads import RemoteFile, fetch
 from cace.system.errors import UserError
 
 CONTENT = os.urandom(300_000)

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torchvision
 
-from cace.data import downloads
-from cace.data.downloads import RemoteFile
 from cace.encoders import weights
 from cace.encoders.audio import audio_encoder
 from cace.encoders.visual import visual_encoder
+from cace.system import downloads
+from cace.system.downloads import RemoteFile
 from cace.system.errors import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cace.data.downloads import WEIGHTS, fetch
+from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
 from cace.system.files import sha256, workspace_root
 

@@ -16,10 +16,10 @@ import torch
 
 from cace import __version__
 from cace.data.annotations import read_annotations
-from cace.data.downloads import WEIGHTS, downloads_folder
 from cace.data.sources.folder import find_clips, label_files, read_index
 from cace.paths import CLIPS, EVAL, FEATURES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
+from cace.system.downloads import WEIGHTS, downloads_folder
 from cace.system.errors import UserError
 from cace.system.files import workspace_root
 from cace.system.workers import workers
@@ -60,7 +60,7 @@ def _machine() -> Iterator[Finding]:
         torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA: runs on the CPU"
     )
     yield Finding("torch", f"{torch.__version__}, {cuda}; {workers()} worker processes")
-    codecs = {"h264", "aac"} - av.codecs_available
+    codecs = {"h264", "aac", "flac"} - av.codecs_available
     version = ".".join(map(str, av.library_versions["libavcodec"]))
     yield Finding(
         "FFmpeg in PyAV",
@@ -126,6 +126,9 @@ def _cache() -> Iterator[Finding]:
 
 
 def _run(*command: str) -> str:
+    """What the command printed; nothing where it failed or is not there."""
+    if shutil.which(command[0]) is None:
+        return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 

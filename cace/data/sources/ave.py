@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES, Annotations, is_safe_id, read_annotations
-from cace.data.downloads import DRIVE, RemoteFile
+from cace.system.downloads import DRIVE, RemoteFile
 from cace.system.errors import UserError, listed
 from cace.system.workers import progress
 

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from cace.data.annotations import known_categories, read_annotations
-from cace.data.downloads import WEIGHTS, fetch
 from cace.data.manifest import list_files, publish_media
 from cace.data.sources import ave, folder, mini, released
+from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
 from cace.system.files import workspace_root
 from cace.system.scratch import scratch

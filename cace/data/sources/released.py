@@ -4,8 +4,8 @@ from pathlib import Path
 
 import h5py
 
-from cace.data.downloads import DRIVE, RemoteFile, fetch
 from cace.data.sources.folder import copy_file
+from cace.system.downloads import DRIVE, RemoteFile, fetch
 from cace.system.errors import UserError, listed
 from cace.system.workers import progress
 

@@ -40,7 +40,8 @@ class RemoteFile(NamedTuple):
         return f"{self.name} ({self.size}, {known}): {self.url}"
 
 
-WEIGHTS = {  # of an encoder, by its name and the name of its weights
+# Of an encoder, by its name and the name of its weights.
+WEIGHTS = {
     ("resnet50", "imagenet"): RemoteFile(
         "resnet50-11ad3fa6.pth",
         "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
@@ -69,7 +70,7 @@ WEIGHTS = {  # of an encoder, by its name and the name of its weights
 
 
 class RefusedError(Exception):
-    """Why a file is not to be had; another try would not help."""
+    """Why a file could not be downloaded; another try would not help."""
 
 
 def downloads_folder() -> Path:
