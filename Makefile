@@ -1,18 +1,24 @@
-# Each target sets up what it needs, once: the virtual environment lies in .venv.
+# Each target sets up what it needs, once: the virtual environment is in .venv.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Idle OpenMP threads sleep: spinning slows a shared machine down several times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: repro plots test test-slow bench lint clean
+.PHONY: repro plots pictures test test-ray test-slow bench lint clean
 repro: .venv/.installed .dvc/offline.html  ## the main job: from video files to metrics
 	dvc repro
 
 plots: .dvc/offline.html  ## all plots in one page, dvc_plots/index.html
 	dvc plots show
 
+pictures: .venv/.installed  ## those of the README, from the last run
+	python -m docs.pictures
+
 test: .venv/.installed
 	python -m pytest
+
+test-ray: .venv/.installed  ## decode and extract on a Ray cluster of two nodes
+	python -m pytest -m ray -n 0
 
 test-slow: .venv/.installed  ## long trials: many kills, many clips
 	python -m pytest -m slow

@@ -37,9 +37,12 @@ HOW = {
 NAMES = ("video.mp4", "html", "awaited", "hangs")
 DATA = Annotations(("Bark",), tuple(Row(name, 0, 0, 1, "train") for name in NAMES))
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="finds the processes that it kills under /proc"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="finds the processes that it kills under /proc"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def test_files_are_found_in_the_folder_or_in_its_data_folder(release):
 
 
 def test_a_folder_without_any_of_the_files_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"expected the published files \(Annotations.txt, "):
+    with pytest.raises(UserError, match=r"expected the released files \(Annotations.txt, "):
         find_files(tmp_path)
 
 

@@ -21,7 +21,7 @@ from cace.system.files import expect_file, write_json
 HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
 SPLIT_SEED = 0
 LONGEST_ID = 200  # bytes; file systems take 255, with what is put around it
-PUBLISHED_KEY = "avadataset"  # the data set in AVE's published HDF5 files
+RELEASED_KEY = "avadataset"  # the data set in AVE's released HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
     "Church bell",

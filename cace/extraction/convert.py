@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from cace.data.annotations import PUBLISHED_KEY, Annotations, load_annotations
+from cace.data.annotations import RELEASED_KEY, Annotations, load_annotations
 from cace.data.manifest import read_manifest
 from cace.encoders.card import EncoderCard
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
@@ -83,7 +83,7 @@ def convert_features(
     """
     with contextlib.ExitStack() as stack:
         data = {
-            name: stack.enter_context(h5py.File(path))[PUBLISHED_KEY]
+            name: stack.enter_context(h5py.File(path))[RELEASED_KEY]
             for name, path in sources.items()
         }
         create_store(

@@ -21,6 +21,7 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.checkpoint import load_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
+from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Decoded, Encoding
 from cace.inference.timeline import Decision, Lane, Timeline
 from cace.localizers import checkpoints
@@ -267,7 +268,7 @@ def load(
             f"frames; run `dvc repro train`"
         )
     device = choose_device()
-    is_released = not about or about["encoders"]["visual"]["weights"] == "published features"
+    is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
     encoders = RELEASED_ENCODERS if is_released else about["encoders"]
     frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
     if is_released and encoder:

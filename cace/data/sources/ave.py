@@ -1,4 +1,4 @@
-"""Source ave: the published archive of AVE, downloaded or at hand, unpacked and checked."""
+"""Source ave: the released archive of AVE, downloaded or already here, unpacked and checked."""
 
 import os
 import re

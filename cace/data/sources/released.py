@@ -1,4 +1,4 @@
-"""Source released: the published VGG-19 and VGGish features of AVE with their labels and splits."""
+"""Source released: the released VGG-19 and VGGish features of AVE with their labels and splits."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """The published files that lie in `folder` or in `folder/data`, by name.
+    """The released files that lie in `folder` or in `folder/data`, by name.
 
     Raises: UserError where none is there, or one is no HDF5 file.
     """
@@ -68,7 +68,7 @@ def find_files(folder: Path) -> dict[str, Path]:
     if not found:
         names = ", ".join(file.name for file in FILES if file.name not in ONLY_FOR_CHECKS)
         raise UserError(
-            f"{folder}: expected the published files ({names}), got none of them; leave data.path "
+            f"{folder}: expected the released files ({names}), got none of them; leave data.path "
             f"empty to download them"
         )
     if damaged := [f"{path}: {why}" for path in found.values() if (why := _damage(path))]:

@@ -1,4 +1,4 @@
-"""The published labels of AVE: label, order and annotation files, held against each other.
+"""The released labels of AVE: label, order and annotation files, held against each other.
 
 A row is a sample: line `row` of `Annotations.txt`, counted from 0 without the header, and place
 `row` of every HDF5 file. Where the files differ about a row, `labels.h5` is right: published
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Shaped
 from cace.conventions import SEGMENTS, SPLITS
 from cace.data.annotations import (
     AVE_CATEGORIES,
-    PUBLISHED_KEY,
+    RELEASED_KEY,
     Annotations,
     Line,
     Row,
@@ -44,15 +44,15 @@ ORDER_KEY = "order"
 MAX_DIFFERENT = 0.1
 
 
-class Published(NamedTuple):
-    """What the published files say."""
+class Released(NamedTuple):
+    """The content of the released files."""
 
     annotations: Annotations
     labels: Int[np.ndarray, "N T"]  # of labels.h5; they may hold two events in one row
     differences: dict[int, str]  # by row: what each file says, where they do not agree
 
 
-def read_published(media: Path) -> Published:
+def read_released(media: Path) -> Released:
     """Reads all but the features, of which the shapes are checked.
 
     Raises: UserError with every problem of the files, each with its row.
@@ -83,7 +83,7 @@ def read_published(media: Path) -> Published:
             f"{media}: the files do not belong together: they differ about {len(differences)} of "
             f"{len(lines)} rows:{listed(list(differences.values()), most=10)}"
         )
-    return Published(annotations, labels, differences)
+    return Released(annotations, labels, differences)
 
 
 def write_labels(media: Path, out: Path, metrics: Path) -> None:
@@ -93,7 +93,7 @@ def write_labels(media: Path, out: Path, metrics: Path) -> None:
     metrics: the JSON file for the counts.
     """
     manifest = sha256(expect_file(media / MANIFEST, made_by="download"))
-    annotations, labels, differences = read_published(media)
+    annotations, labels, differences = read_released(media)
     if differences:
         shown = "\n  ".join(differences.values())
         print(f"decode: {len(differences)} rows differ; labels.h5 is used:\n  {shown}")
@@ -114,13 +114,13 @@ def write_labels(media: Path, out: Path, metrics: Path) -> None:
 def _stop_at(problems: list[str], media: Path) -> None:
     if problems:
         raise UserError(
-            f"{media}: {len(problems)} problems in the published files:{listed(problems)}\n"
+            f"{media}: {len(problems)} problems in the released files:{listed(problems)}\n"
             f"Get these files again, then `dvc repro -f download`"
         )
 
 
-def read_data(path: Path, key: str = PUBLISHED_KEY) -> Shaped[np.ndarray, "..."]:
-    """The one data set of a published file."""
+def read_data(path: Path, key: str = RELEASED_KEY) -> Shaped[np.ndarray, "..."]:
+    """The one data set of a released file."""
     with h5py.File(path) as file:
         return file[key][:]
 
@@ -144,7 +144,7 @@ def _check_shapes(media: Path, problems: list[str]) -> dict[str, int]:
     for name, axes in AXES.items():
         if name in OPTIONAL and not (media / name).exists():
             continue
-        if (shape := _shape(media / name, PUBLISHED_KEY, problems)) is None:
+        if (shape := _shape(media / name, RELEASED_KEY, problems)) is None:
             continue
         known = ", ".join(
             f"{axis} = {sizes[axis]}" for axis in dict.fromkeys(axes) if axis in sizes

@@ -9,7 +9,7 @@ import pytest
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES
 from cace.data.manifest import list_files, publish_media
-from cace.data.sources.released_labels import read_published, write_labels
+from cace.data.sources.released_labels import read_released, write_labels
 from cace.extraction import convert as conversion
 from cace.extraction.convert import convert_features
 from cace.features.store import FeatureStore
@@ -37,26 +37,26 @@ def release(tmp_path):
 def test_a_row_is_the_same_line_with_or_without_a_header(release, header):
     text = (release / "Annotations.txt").read_text()
     (release / "Annotations.txt").write_text(header + text)
-    annotations = read_published(release).annotations
+    annotations = read_released(release).annotations
     assert annotations.categories == NAMES
     assert annotations.rows[3] == ("-id03", 0, 0, 7, "test")
     assert [row.split for row in annotations.rows] == SPLIT_OF
 
 
 def test_an_id_that_stands_twice_is_two_rows(release):
-    rows = read_published(release).annotations.rows
+    rows = read_released(release).annotations.rows
     assert rows[1] == ("-id01", 0, 1, 5, "train")
     assert rows[9] == ("-id01", 1, 1, 5, "train")
 
 
 def test_a_clip_without_any_event_is_background_and_no_difference(release):
-    published = read_published(release)
+    published = read_released(release)
     assert published.labels[2].tolist() == [3] * 10
     assert list(published.differences) == [5]
 
 
 def test_of_a_row_with_two_events_the_labels_keep_both_and_all_files_are_quoted(release):
-    published = read_published(release)
+    published = read_released(release)
     assert published.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
     assert published.differences[5] == (
         "row 5, -id05 (train): labels.h5 says Truck 0-5 and Bark 5-8; "
@@ -70,7 +70,7 @@ def test_names_of_ave_get_the_published_index(release):
     index = [AVE_CATEGORIES.index(name) for name in names]
     write(release, "labels.h5", one_hot_labels(29, index))
     write(release, "mil_labels.h5", np.eye(29)[np.repeat(index, 8)])
-    published = read_published(release)
+    published = read_released(release)
     assert published.annotations.categories == AVE_CATEGORIES
     assert published.labels[0].tolist() == [8] * 4 + [28] * 6
     assert list(published.differences) == [5]
@@ -79,21 +79,21 @@ def test_names_of_ave_get_the_published_index(release):
 def test_files_that_only_serve_checks_may_be_missing(release):
     (release / "mil_labels.h5").unlink()
     (release / "labels_closs.h5").unlink()
-    assert list(read_published(release).differences) == [5]
+    assert list(read_released(release).differences) == [5]
 
 
 @pytest.mark.parametrize("name", ["mil_labels.h5", "labels_closs.h5"])
 def test_files_that_only_serve_checks_are_held_against_the_labels(release, name):
     with h5py.File(release / name, "r+") as file:
         file["avadataset"][17] = 1 - file["avadataset"][17]
-    assert list(read_published(release).differences) == [5, 17]
+    assert list(read_released(release).differences) == [5, 17]
 
 
 def test_annotations_that_are_shifted_by_a_line_are_refused(release):
     lines = annotation_lines()
     (release / "Annotations.txt").write_text("\n".join([*lines[1:], lines[-1]]))
     with pytest.raises(UserError, match="do not belong together: they differ about 2[0-9] of 24"):
-        read_published(release)
+        read_released(release)
 
 
 def spoil_labels(folder):
@@ -159,7 +159,7 @@ TRAIN, VAL, TEST = ([row for row in range(ROWS) if SPLIT_OF[row] == s] for s in 
         (
             spoil_labels,
             [
-                "4 problems in the published files",
+                "4 problems in the released files",
                 "labels.h5, row 7: expected one 1 and 0 elsewhere in each segment, not so in "
                 "segments [3]",
                 "labels.h5, row 8: expected one 1 and 0 elsewhere in each segment, not so in "
@@ -191,13 +191,13 @@ TRAIN, VAL, TEST = ([row for row in range(ROWS) if SPLIT_OF[row] == s] for s in 
 def test_a_fault_is_named_with_its_file_and_row(release, change, messages):
     change(release)
     with pytest.raises(UserError) as caught:
-        read_published(release)
+        read_released(release)
     for message in messages:
         assert message in str(caught.value)
 
 
 def convert(folder):
-    published = read_published(folder)
+    published = read_released(folder)
     files = {"visual": folder / "visual_feature.h5", "audio": folder / "audio_feature.h5"}
     into = folder.parent / "features.h5"
     convert_features(files, published.annotations, published.labels, into, {})
