@@ -8,6 +8,9 @@ import torchvision
 
 from cace.encoders import weights
 from cace.encoders.audio import audio_encoder
+from cace.encoders.efficientnet_lite import EfficientNetLite0
+from cace.encoders.mel import mel_filters
+from cace.encoders.vggish import half_band
 from cace.encoders.visual import visual_encoder
 from cace.system import downloads
 from cace.system.downloads import RemoteFile
@@ -208,3 +211,30 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_a_checkpoint_with_numpy_numbers_loads(tmp_path):
     torch.save({"model": {"a": torch.ones(2)}, "loss": np.float64(1)}, tmp_path / "old.pth")
     assert weights.read_weights(tmp_path / "old.pth")["a"].sum() == 2
+
+
+@pytest.mark.parametrize("side", [64, 113])
+def test_lite0_is_that_of_a_library(side):
+    import timm
+
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="").eval()
+    ours = EfficientNetLite0().eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_mel_filters_are_those_of_a_library():
+    import librosa
+
+    ours = mel_filters(32_000, 1024, 64, 50.0, 14_000.0)
+    theirs = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=14_000)
+    assert ours == pytest.approx(theirs, abs=1e-8)
+
+
+def test_the_half_band_filter_is_that_of_a_library():
+    from scipy.signal import firwin
+
+    theirs = firwin(161, 8_000, window=("kaiser", 8.0), fs=32_000)
+    assert half_band() == pytest.approx(theirs, abs=1e-15)

@@ -18,7 +18,7 @@ from cace.encoders.weights import load_into, read_weights, weights_file
 from cace.system.errors import UserError
 
 # The front end of Cnn14 (Kong et al. 2020), which logmel shares.
-WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50, 14_000
+WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50.0, 14_000.0
 
 
 class AudioEncoder(nn.Module):

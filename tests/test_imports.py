@@ -1,0 +1,72 @@
+"""What importing loads, and that it works without a home folder."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "librosa",
+    "matplotlib",
+    "numba",
+    "panns_inference",
+    "scipy",
+    "timm",
+    "torchvision",
+)
+
+
+def run(program, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import cace.inference",
+        "import cace.training.runs, cace.localizers.cace_net",
+        # What localizing needs with mini's encoders.
+        "from cace.encoders import audio, visual\n"
+        "visual.visual_encoder('efficientnet_lite0', 'imagenet')\n"
+        "audio.audio_encoder('logmel', 'none')",
+    ],
+)
+def test_heavy_libraries_are_imported_only_if_they_are_used(program):
+    listing = "import json, sys; print(json.dumps([n for n in sys.modules if '.' not in n]))"
+    loaded = json.loads(run(f"{program}\n{listing}"))
+    allowed = ("scipy",) if "training" in program else ()
+    assert [name for name in HEAVY if name in loaded and name not in allowed] == []
+    assert "torch" in loaded
+
+
+# No folder beside a package or under a home can be written, as in a read-only container.
+READ_ONLY = """
+from numba.core import caching
+for name in ("_InTreeCacheLocator", "_UserWideCacheLocator"):
+    if hasattr(caching, name):
+        getattr(caching, name).ensure_cache_path = lambda self: (_ for _ in ()).throw(OSError())
+"""
+
+
+@pytest.mark.parametrize("name", ["logmel", "vggish", "cnn14"])
+def test_every_audio_encoder_works_without_a_home_and_in_an_environment_that_is_read_only(
+    name, tmp_path
+):
+    read_only = READ_ONLY if name == "cnn14" else ""
+    program = (
+        f"{read_only}import torch\nfrom cace.encoders.audio import audio_encoder\n"
+        f"print(audio_encoder({name!r}, 'none')(torch.zeros(1, 32000)).shape[1])"
+    )
+    channels = {"logmel": 128, "vggish": 128, "cnn14": 2048}[name]
+    home = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"}
+    assert run(program, **home, PYTHONDONTWRITEBYTECODE="1") == f"{channels}\n"
