@@ -36,7 +36,7 @@ class LogMelStatistics(nn.Module):
     """Mean and deviation over a second of the power in 64 mel bands, in units of 5 dB.
 
     Zero is 20 dB below unit power of the spectrum, a usual level, so that values stay within a few
-    units: the localizer takes its audio as it comes. Silence is -8, the noise floor of 16 bits.
+    units: the localizer does not scale its audio. Silence is -8, the noise floor of 16 bits.
     """
 
     window: Tensor
@@ -73,7 +73,7 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
     name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU) or logmel (128
         channels, no weights).
     weights: "audioset" (cnn14), "youtube8m" (vggish), a path, or "none" for seeded random numbers.
-    Raises: UserError where weights are neither here nor to be had, or do not fit.
+    Raises: UserError where weights are neither here nor available, or do not fit.
     """
     if name == "logmel":
         if weights != "none":

@@ -24,7 +24,7 @@ class VGGish(nn.Module):
     Source: Hershey et al. 2017, "CNN architectures for large-scale audio classification", in the
     form of the AudioSet release.
     Differs: each second is brought to 16 kHz alone, with silence around it, where the published
-    features resample the whole clip.
+    features resample the complete clip.
     """
 
     half_band: Tensor
