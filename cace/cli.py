@@ -1,6 +1,6 @@
 """The command line: `cace <command>`.
 
-What a command needs is imported by it: torch and pandas alone would take seconds before `--help`.
+Each command imports what it needs: torch and pandas take seconds; `cace --help` should not.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     localize = commands.add_parser(
         "localize",
         help="find the events of videos: when, and of which category",
-        description="Prints when something of a known category is both seen and heard in each "
+        description="Prints when something of a known category is both visible and audible in each "
         "video, of any length and container. With --out it also writes files for players, tables "
         "and editors, and a page with the video, its timeline and where the model looked.",
         formatter_class=_Help,
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="see what the pipeline sees of a clip",
+        help="look at a clip as the pipeline reads it",
         description="Writes a contact sheet (one frame a segment, with its label and, for test "
         "clips, its prediction), the spectrogram, and the sound as WAV.",
     )
@@ -152,18 +152,18 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser(
         "doctor",
-        help="see what is installed, found and missing, and how to mend it",
+        help="check what is installed, found and missing, and how to fix it",
         description="Looks at this machine and at the project in the current folder, and changes "
-        "nothing. The exit status is 1 where there is something to mend.",
+        "nothing. The exit status is 1 where there is something to fix.",
     )
     doctor.set_defaults(command=_doctor)
 
     index = commands.add_parser(
         "index",
-        help="note a folder's clips, so that the pipeline notices when they change",
+        help="record a folder's clips, so that the pipeline notices when they change",
         description=f"Writes {paths.INDEX}: size and hash of every annotated clip, and of the "
         "files with the rows, of a folder in the AVE layout. The pipeline depends on it: after a "
-        "change of the folder, index it again, and `dvc repro` takes it anew.",
+        "change of the folder, index it again, and `dvc repro` reads it again.",
     )
     index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
     index.set_defaults(command=_index)
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     plots = commands.add_parser(
         "plots",
         help="make `dvc plots show` work without a network",
-        description="Writes a page template that holds the plotting library, and names it in "
+        description="Writes a page template that contains the plotting library, and names it in "
         ".dvc/config.local: the pages of `dvc plots show` and `dvc plots diff` then load nothing "
         "from the internet.",
     )
@@ -261,7 +261,7 @@ def _localize(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
-        raise UserError("--format, --embed and --truth say what is written; --out DIR says where")
+        raise UserError("--format, --embed and --truth set what is written; --out DIR sets where")
     localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     failures = []
     for file in files:
@@ -328,11 +328,11 @@ def _doctor(_: argparse.Namespace) -> None:
 
     findings = examine()
     for finding in findings:
-        print(f"{'!' if finding.mend else ' '} {finding.what:<28} {finding.found}")
-        if finding.mend:
-            print(f"    {finding.mend}")
-    if wrong := sum(bool(finding.mend) for finding in findings):
-        raise UserError(f"{wrong} of {len(findings)} to mend, marked with !")
+        print(f"{'!' if finding.fix else ' '} {finding.what:<28} {finding.found}")
+        if finding.fix:
+            print(f"    {finding.fix}")
+    if wrong := sum(bool(finding.fix) for finding in findings):
+        raise UserError(f"{wrong} of {len(findings)} to fix, marked with !")
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -350,7 +350,7 @@ def _index(options: argparse.Namespace) -> None:
     )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
-    print(f"`git add {paths.INDEX}` keeps it")
+    print(f"`git add {paths.INDEX}` adds it to the repository")
 
 
 def _plots(_: argparse.Namespace) -> None:

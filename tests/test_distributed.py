@@ -1,4 +1,4 @@
-"""Engine ray, on a cluster of two nodes: what the local engine gives, to the last byte."""
+"""Engine ray, on a cluster of two nodes, gives the same bytes as the local engine."""
 
 import os
 import shutil

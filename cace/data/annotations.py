@@ -1,8 +1,8 @@
 """Categories, annotation rows, splits and segment labels, in the layout of the AVE data set.
 
-`Annotations.txt` holds one row a line, `Category&VideoID&Quality&StartTime&EndTime` (whole seconds,
+`Annotations.txt` has one row a line, `Category&VideoID&Quality&StartTime&EndTime` (whole seconds,
 end exclusive), with or without a header line; `trainSet.txt`, `valSet.txt` and `testSet.txt` repeat
-rows of it. A row is a sample; an id names a file. In AVE some ids stand in two rows, with another
+rows of it. A row is a sample; an id names a file. In AVE some ids are in two rows, with another
 category each.
 """
 
@@ -20,7 +20,7 @@ from cace.system.files import expect_file, write_json
 
 HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
 SPLIT_SEED = 0
-LONGEST_ID = 200  # bytes; file systems take 255, with what is put around it
+LONGEST_ID = 200  # bytes; file systems allow 255, with what is put around it
 RELEASED_KEY = "avadataset"  # the data set in AVE's released HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
@@ -61,7 +61,7 @@ def known_categories(source: str) -> tuple[str, ...] | None:
 
 
 class Row(NamedTuple):
-    """One annotated clip: from second `start` to second `end` (exclusive) it holds an event."""
+    """One annotated clip: from second `start` to second `end` (exclusive) it shows an event."""
 
     id: str
     category: int
@@ -185,7 +185,7 @@ def _read_splits(
         if key in expected:
             problems.append(
                 f"Annotations.txt, line {line.number}: {line.id} with category {line.category!r} "
-                f"stands in line {expected[key]} already"
+                f"is in line {expected[key]} already"
             )
         expected[key] = line.number
     if not any((folder / f"{split}Set.txt").exists() for split in SPLITS):
@@ -245,7 +245,7 @@ def segment_labels(annotations: Annotations) -> Int[np.ndarray, "N T"]:
 
 
 def save_annotations(path: Path, annotations: Annotations) -> None:
-    """Writes what was read, so that later stages need no text files."""
+    """Writes annotations as JSON, so that later stages need no text files."""
     rows = [row._asdict() for row in annotations.rows]
     write_json(path, {"categories": annotations.categories, "rows": rows})
 

@@ -14,7 +14,7 @@ from cace.system.files import sha256, workspace_root
 
 Weights = dict[str, Tensor]
 
-# Older checkpoints hold NumPy scalars; these types carry data only, never code.
+# Older checkpoints contain NumPy scalars; these types carry data only, never code.
 PLAIN_NUMPY = [
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> Weights:
     try:
         with torch.serialization.safe_globals(PLAIN_NUMPY):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that it cannot take
+    except Exception as error:  # torch raises many kinds for a file that it cannot read
         raise UserError(f"weights {path}: not a plain PyTorch file of tensors: {error}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -65,7 +65,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_into(network: torch.nn.Module, weights: Weights, where: str) -> None:
-    """Loads all of a network's weights, or says which are missing or of another shape."""
+    """Loads all of a network's weights; the error lists which are missing or of another shape."""
     expected = network.state_dict()
     missing = [key for key in expected if key not in weights]
     strange = [key for key in weights if key not in expected]

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""From decoded clips, or released feature files, to the feature store."""

@@ -3,9 +3,9 @@
 `accelerate launch --multi_gpu` starts them on GPUs, `torchrun` on GPUs and CPUs (on CPUs
 `accelerate launch` needs MPI).
 
-Each computes the gradients of its part of a batch, and their sum is that of the whole batch. They
-are added here and not by a wrapper around the network: so a process may have no part in a batch,
-and weights that nothing reads yet keep no gradient.
+Each computes the gradients of its part of a batch, and their sum is that of the complete
+batch. They are added here and not by a wrapper around the network: so a process may have no part in
+a batch, and weights that nothing reads yet get no gradient.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class Team:
-    """This process among those that train together; alone without an accelerator.
+    """This process among those that train together; without an accelerator it is alone.
 
     index, count: which of how many processes this is. The first one alone writes files.
     """
@@ -42,7 +42,7 @@ class Team:
         return broadcast_object_list([value])[0]
 
     def own(self, count: int) -> slice:
-        """Which of `count` things fall to this process; none, where there are too few."""
+        """Which of `count` things belong to this process; none, where there are too few."""
         return slice(count * self.index // self.count, count * (self.index + 1) // self.count)
 
     def gather(self, rows: Float[Tensor, "own D"], count: int) -> Float[Tensor, "count D"]:
@@ -63,17 +63,17 @@ class Team:
         return tensor if self.count == 1 else self.accelerator.reduce(tensor, reduction="sum")
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes every process's gradients their sum; what has none anywhere keeps none."""
+        """Replaces gradients by their sum over processes; a weight without any gets none."""
         if self.count == 1:
             return
         parameters = list(parameters)
         device = parameters[0].device
-        there = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
+        present = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        sums = self.total(torch.cat([there, *(gradient.flatten() for gradient in gradients)]))
-        there, *gradients = sums.split([len(parameters), *(p.numel() for p in parameters)])
+        sums = self.total(torch.cat([present, *(gradient.flatten() for gradient in gradients)]))
+        present, *gradients = sums.split([len(parameters), *(p.numel() for p in parameters)])
         for parameter, anywhere, gradient in zip(
-            parameters, there.tolist(), gradients, strict=True
+            parameters, present.tolist(), gradients, strict=True
         ):
             parameter.grad = gradient.view_as(parameter) if anywhere else None
 

@@ -3,7 +3,7 @@
 Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. They are turned as
 a player does it, but not stretched, as no published features are. Sound is decoded at its own
 rate, averaged over its channels, placed by timestamp and resampled with soxr: FFmpeg's own
-resampler makes float mono 3 dB too loud. docs/clips.md lists what becomes of each kind of clip.
+resampler makes float mono 3 dB too loud. docs/clips.md lists what happens to each kind of clip.
 """
 
 import sys
@@ -24,9 +24,9 @@ SAME_TIME_SECONDS = 5e-5
 # Sound frames that start within this of where the last one ended follow without a gap.
 CONTIGUOUS_SECONDS = 0.02
 
-# A longer silence of the timestamps is taken for a damaged file, not for hours of one picture.
+# A longer gap between timestamps means a damaged file, not hours of one picture.
 LONGEST_GAP_SECONDS = 3600
-# What holds a clip itself. FFmpeg knows formats that lead it to other files and addresses, too.
+# Formats that contain the clip itself. Others make FFmpeg open further files and addresses.
 FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
 
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
@@ -38,11 +38,11 @@ class UnusableClipError(Exception):
 
 
 class Clip(NamedTuple):
-    """What the pipeline keeps of a video file."""
+    """What the pipeline uses of a video file."""
 
     frames: UInt8[np.ndarray, "F H W 3"]  # RGB, fps a second
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
-    picture_seconds: float  # how much of it the file holds; the rest repeats the nearest frame
+    picture_seconds: float  # how much of it the file contains; the rest repeats the nearest frame
     sound_seconds: float  # likewise; the rest is silence
 
 
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """What one frame of the sound track holds."""
+    """The content of one frame of the sound track."""
 
     samples: Float32[np.ndarray, " S"]  # mean over channels
     at_seconds: float
@@ -188,7 +188,7 @@ class FramePicker:
         self.reformatter = VideoReformatter()
 
     def see(self, picture: Picture) -> None:
-        """Takes the next frame in the order of time."""
+        """Adds the next frame in the order of time."""
         if self.shown is None:
             self.begin = picture.at_seconds
         else:
@@ -201,7 +201,7 @@ class FramePicker:
         if self.shown is None:
             raise UnusableClipError("no frame in the picture track")
         self.fill(self.most)
-        # One by one, so that never all of them are held twice.
+        # One by one, so that memory never contains all of them twice.
         frames = np.empty((len(self.kept), *self.kept[0].shape), np.uint8)
         for place in reversed(range(len(frames))):
             frames[place] = self.kept.pop()
@@ -221,7 +221,7 @@ class FramePicker:
         return self.shown.at_seconds + (lasts if lasts < LONGEST_GAP_SECONDS else self.longest)
 
     def take(self, count: int) -> np.ndarray:
-        """The oldest of the kept frames, which are kept no longer."""
+        """Removes and returns the oldest of the kept frames."""
         frames, self.kept = self.kept[:count], self.kept[count:]
         self.taken += count
         return np.stack(frames)
@@ -266,7 +266,7 @@ def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"],
     if any(piece.rate != rate for piece in pieces):
         raise UnusableClipError("the sampling rate changes within the sound track")
     track = np.zeros(seconds * rate, np.float32)
-    held = np.zeros(len(track), bool)
+    has_sound = np.zeros(len(track), bool)
     position: int | None = None
     for piece in pieces:
         stamped = round(piece.at_seconds * rate)
@@ -276,12 +276,12 @@ def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"],
             min(max(0, at), len(track)) for at in (position, position + len(piece.samples))
         )
         track[begin:end] = piece.samples[begin - position : end - position]
-        held[begin:end] = True
+        has_sound[begin:end] = True
         position += len(piece.samples)
     sound = track if rate == SAMPLE_RATE else soxr.resample(track, rate, SAMPLE_RATE, "HQ")
     expected = seconds * SAMPLE_RATE
     sound = np.pad(sound[:expected], (0, max(0, expected - len(sound))))
-    return sound, held.sum() / rate
+    return sound, has_sound.sum() / rate
 
 
 def _decode_with_decord(

@@ -1,7 +1,7 @@
 """A video of any length, one second at a time.
 
-Frames and sound are chosen as for a clip (media.py), but nothing is refused for its length, and
-decoding goes on behind damaged places.
+Frames and sound are chosen as for a clip (decode.py), but no length is refused, and decoding
+continues after damaged places.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
     frames: UInt8[np.ndarray, "fps H W 3"]  # RGB
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE samples
-    picture_seconds: float  # how much of it the file holds; the rest repeats the last frame
+    picture_seconds: float  # how much of it the file contains; the rest repeats the last frame
     sound_seconds: float  # likewise; the rest is silence
 
     @property
@@ -46,9 +46,9 @@ class Segment(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What can be said of a video before it is decoded."""
+    """What is known of a video before it is decoded."""
 
-    seconds: float | None  # None: the container does not say
+    seconds: float | None  # None: the container has no duration
     view: tuple[float, float, float, float]  # left, top, width, height: share that encoders see
 
 
@@ -69,8 +69,8 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     width, height = scaled_size(frame.width, frame.height, short_side)
     if round(frame.rotation / 90) % 2:
         width, height = height, width
-    seen = crop / width, crop / height
-    return Probe(seconds, ((1 - seen[0]) / 2, (1 - seen[1]) / 2, *seen))
+    wide, high = crop / width, crop / height
+    return Probe(seconds, ((1 - wide) / 2, (1 - high) / 2, wide, high))
 
 
 def decode_segments(
@@ -79,7 +79,7 @@ def decode_segments(
     """All seconds of a video of any length; memory holds a few of them.
 
     The shorter track is continued by its last frame, or by silence.
-    damaged: called with what is damaged, once a place; decoding goes on behind it.
+    damaged: called with what is damaged, once a place; decoding continues after it.
     Raises: UnusableClipError with the reason: no picture or sound track, or not to be opened.
     """
     # Read twice, so that memory stays small however the file interleaves its tracks.
@@ -104,7 +104,7 @@ def _pictures(
             damaged(f"picture data: nothing from {picker.shown.at_seconds:.0f} s on")
             break
         picker.see(item)
-        while len(picker.kept) > fps:  # the picture goes on after this second
+        while len(picker.kept) > fps:  # the picture continues after this second
             yield picker.take(fps), 1.0
     if picker.shown is None:
         raise UnusableClipError("no frame in the picture track")

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Files, processes, errors and half-done work; nothing here changes a result."""

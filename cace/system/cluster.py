@@ -1,8 +1,8 @@
 """A stage's work on the machines of a Ray cluster: `compute.engine: ray`.
 
-Work comes in items that do not depend on one another. Whoever carries one out writes it, or hands
-back its rows; an item whose process or machine is lost is done again elsewhere. The code travels
-with the work, data does not: all machines see the project's folder under the same path.
+Work is divided into items that do not depend on one another. A process writes the result of an
+item, or returns its rows; an item whose process or machine is lost is done again elsewhere. The
+code is sent with the work, data is not: all machines see the project's folder under the same path.
 """
 
 import logging
@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 class _Worker:
-    """A process of the cluster: it is given the work once, then one item after another."""
+    """A process of the cluster: it gets the work once, then one item after another."""
 
     def __init__(self, work: Any, items: Any, folder: Path, cores: int) -> None:
         import ray
@@ -52,19 +52,19 @@ def on_cluster(
     cores: int = 1,
     gpu: bool = False,
 ) -> Iterator[Row]:
-    """The rows of all items, as they come in.
+    """The rows of all items, in the order in which they arrive.
 
-    work: pickled once; what it holds (an encoder, say) is loaded once in each process.
+    work: pickled once; what it contains (an encoder, say) is loaded once in each process.
     folder: one that all machines must see.
-    cores: of a process, which `cace.workspace.workers` tells it.
-    gpu: whether it takes a GPU and its share of the cores instead, where the cluster has any.
-    Raises: UserError where Ray is not installed, not to be reached or too small, and where `work`
+    cores: of a process; `cace.system.workers.workers` returns their number there.
+    gpu: whether it uses a GPU and its share of the cores instead, where the cluster has any.
+    Raises: UserError where Ray is not installed, not reachable or too small, and where `work`
         does.
     """
     if not items:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's core warns of restarts that work all the same; what fails comes as an exception.
+    # Ray's core warns of restarts that succeed; a failure comes as an exception.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -75,7 +75,7 @@ def on_cluster(
             "local"
         ) from error
     _expect_cluster(os.environ.get("RAY_ADDRESS", ""))
-    # The cluster that RAY_ADDRESS names, else the one of this machine, else one of its own.
+    # The cluster that RAY_ADDRESS names, else the one of this machine, else a new one.
     with ray.init(
         runtime_env={"py_modules": [str(PACKAGE)]},
         include_dashboard=False,
@@ -112,7 +112,7 @@ def on_cluster(
 
 
 def _expect_cluster(address: str) -> None:
-    """Ray itself would go on asking for minutes."""
+    """Fails at once; Ray itself would keep asking for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         try:

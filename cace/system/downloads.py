@@ -1,7 +1,7 @@
-"""Files from the network: taken where they lie already, else fetched, resumed and checked.
+"""Files from the network: used where they are already, else downloaded, resumed and checked.
 
-All lie in one folder, which outlives a killed stage and a changed source: CACE_DATA, or
-`.work/downloads`. What has arrived of a file is `<name>.part` until it is whole and its hash right.
+All are in one folder, which outlives a killed stage and a changed source: CACE_DATA, or
+`.work/downloads`. A file is `<name>.part` until it is complete and its hash is right.
 """
 
 import itertools
@@ -31,8 +31,8 @@ class RemoteFile(NamedTuple):
 
     name: str
     url: str
-    size: str  # as people say it
-    sha256: str = ""  # of the whole file, or how it begins; empty where nobody has published it
+    size: str  # in words
+    sha256: str = ""  # of the file, or how the hash begins; empty where nobody has published it
 
     def __str__(self) -> str:
         rest = "" if len(self.sha256) == 64 else "..."
@@ -131,7 +131,7 @@ def _wrong_hash(file: RemoteFile, path: Path) -> str | None:
 
 
 def _download(file: RemoteFile, part: Path, pauses: Sequence[float]) -> None:
-    """Goes on with `part` until it is whole; cuts, 429 and 5xx are tried again."""
+    """Resumes `part` until it is complete; interruptions, 429 and 5xx are tried again."""
     left = iter(pauses)
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file
@@ -162,7 +162,7 @@ def _receive(session: requests.Session, url: str, part: Path, confirmed: bool = 
     with session.get(url, headers=ask, stream=True, timeout=TIMEOUT) as answer:
         given = answer.headers.get("Content-Range", "")
         if answer.status_code == 416 and given == f"bytes */{have}":
-            return  # the part was whole already
+            return  # the part was complete already
         if answer.status_code == 416 or (
             answer.status_code == 206 and not given.startswith(f"bytes {have}-")
         ):
@@ -194,7 +194,7 @@ def _is_page(answer: requests.Response, first: bytes) -> bool:
 
 
 def _link_in(page: str) -> str | None:
-    """Where Google Drive's virus-scan page leads to, which stands before every large file."""
+    """The link on Google Drive's virus-scan page, which comes before every large file."""
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
@@ -227,7 +227,7 @@ def _with_progress(
 ) -> Iterator[bytes]:
     """Shows how much has come and how fast: a bar on a terminal, a line for each tenth in a log.
 
-    total: bytes of the whole file, if the server says it.
+    total: bytes of the complete file, where the server sends it.
     """
     began, got, shown = time.monotonic(), start, 10 * start // (total or 1)
     bar = tqdm(

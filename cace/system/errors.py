@@ -1,4 +1,4 @@
-"""Failures that the user can mend."""
+"""Failures that the user can fix."""
 
 import errno
 import os
@@ -11,7 +11,10 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 
 class UserError(Exception):
-    """Something the user can mend; the text says what, what was expected, what came, what next."""
+    """A failure that the user can fix.
+
+    The text names the thing, what was expected, what came, and what to do next.
+    """
 
 
 def listed(problems: list[str], most: int = 50) -> str:
@@ -21,7 +24,7 @@ def listed(problems: list[str], most: int = 50) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: a failure that the user can mend prints its message alone, with status 1."""
+    """Runs a stage: a failure that the user can fix prints its message alone, with status 1."""
     try:
         main()
     except UserError as error:
@@ -31,10 +34,10 @@ def run(main: Callable[[], None]) -> None:
             raise
         where = error.filename or f"in {Path.cwd()}"
         print(
-            f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable; the "
-            f"same command then goes on from where it was",
+            f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable, and "
+            f"run the same command again: it resumes",
             file=sys.stderr,
             flush=True,
         )
-        # Without the usual end: HDF5 would try to write the rest of its files, and crash.
+        # Without the usual exit: HDF5 would try to write the rest of its files, and crash.
         os._exit(1)

@@ -18,7 +18,7 @@ def workspace_root() -> Path:
 def publish(finished: Path, out: Path) -> None:
     """Puts a finished file or folder in its place.
 
-    An older folder is moved beside `finished` first: where that is not allowed, it stays whole.
+    An older folder is moved beside `finished` first: where that is not allowed, it stays complete.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() and not out.is_symlink():
@@ -29,7 +29,7 @@ def publish(finished: Path, out: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a whole file or nothing: a temporary name in the same folder, then a rename."""
+    """Writes a complete file or nothing: a temporary name in the same folder, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
@@ -67,7 +67,7 @@ def hash_folder(folder: Path) -> str:
 
 
 def expect_file(path: Path, made_by: str) -> Path:
-    """The path of an upstream file or folder, or an error that says which stage makes it."""
+    """The path of an upstream file or folder, or an error that names the stage that writes it."""
     if not path.exists():
         raise UserError(f"{path}: not there; run `dvc repro {made_by}`")
     return path

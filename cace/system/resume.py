@@ -1,4 +1,4 @@
-"""The state of a training, kept so that a killed run goes on after its last epoch."""
+"""The state of a training, written so that an interrupted run resumes after its last epoch."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ class Stateful(Protocol):
 
 
 def save_state(path: Path, parts: dict[str, Stateful], results: dict[str, Any]) -> None:
-    """Writes the parts, the random state and the results so far, whole or not at all.
+    """Writes the parts, the random state and the results so far, completely or not at all.
 
     results: plain values and tensors.
     """

@@ -38,7 +38,7 @@ def worker_processes(count: int) -> ProcessPoolExecutor:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent: an orphan would go on and hold memory and cores."""
+    """Ends this process soon after its parent: an orphan would occupy memory and cores."""
 
     def watch() -> None:
         while os.getppid() == parent:

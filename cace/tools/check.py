@@ -15,7 +15,7 @@ from cace.data.sources.folder import clip_files, differences, find_clips, index_
 from cace.media.decode import FORMATS
 from cace.media.pool import MediaFile, decode_clips
 
-# Enough to meet whatever is damaged: every frame is decoded, few are kept.
+# Enough to find whatever is damaged: every frame is decoded, few are stored.
 SMALL: dict[str, Any] = {
     "fps": 1,
     "short_side": 32,
@@ -39,7 +39,7 @@ def check_folder(
 ) -> Checked:
     """Reads the annotations and decodes every clip, as the pipeline would.
 
-    index: what `cace index` noted; without a clip of this folder, it is of another one.
+    index: what `cace index` wrote; without a clip of this folder, it belongs to another one.
     Raises: UserError with every problem of the annotations; without them there is nothing to check.
     """
     annotations = read_annotations(folder)
@@ -77,7 +77,7 @@ def check_folder(
 
 
 class Facts(NamedTuple):
-    """What a file says about itself, as text; empty where it says nothing."""
+    """Properties that a file states, as text; empty where it states none."""
 
     duration: str = ""
     frames_a_second: str = ""

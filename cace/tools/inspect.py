@@ -1,4 +1,4 @@
-"""What the pipeline sees of one clip: frames with their labels, its sound, its spectrogram."""
+"""One clip as the pipeline reads it: frames with their labels, its sound, its spectrogram."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def inspect_clip(
 ) -> Inspected:
     """Writes contact_sheet.png, spectrogram.png and sound.wav.
 
-    predictions: the CSV that `evaluate` writes; where it is not there, or does not hold the clip,
+    predictions: the CSV that `evaluate` writes; where it does not exist, or lacks the clip,
         the picture shows labels alone.
     Raises: UserError where the clip is unknown, or could not be decoded (with the reason).
     """
@@ -46,7 +46,7 @@ def inspect_clip(
     frames, sound = clips.frames(id_), clips.sound(id_)
     names = [*annotations.categories, "background"]
     rows = [i for i, row in enumerate(annotations.rows) if row.id == id_]
-    # Predictions are of test rows; in AVE some clips stand in two rows, with another label each.
+    # Predictions are of test rows; in AVE some clips have two rows, with different labels.
     rows.sort(key=lambda row: annotations.rows[row].split != "test")
     labels = [[names[k] for k in segment_labels(annotations)[row]] for row in rows]
     predicted = _predictions(predictions, id_)

@@ -1,6 +1,6 @@
 """`dvc plots show` without a network.
 
-DVC's page loads the plotting library from the internet. A page template that holds the library
+DVC's page loads the plotting library from the internet. A page template that contains the library
 itself, and a setting in `.dvc/config.local` that names it, make DVC's own command work offline.
 """
 

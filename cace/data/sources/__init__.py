@@ -1,1 +1,1 @@
-"""Sources of clips: each makes a folder in the AVE layout."""
+"""The sources of clips and labels, one module each, and how they are collected."""

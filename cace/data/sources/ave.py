@@ -1,4 +1,4 @@
-"""Source ave: the released archive of AVE, downloaded or already here, unpacked and checked."""
+"""Source ave: the archive of AVE, downloaded or given, unpacked and checked."""
 
 import os
 import re
@@ -25,7 +25,7 @@ ENCRYPTED = 1  # bit of a member's flags
 
 
 class Counts(NamedTuple):
-    """How much a data set holds."""
+    """Sizes of a data set."""
 
     rows: int
     ids: int
@@ -38,9 +38,9 @@ PUBLISHED = Counts(rows=4143, ids=4097, train=3339, val=402, test=402)
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Writes the annotation files and clips of an archive; goes on where it was stopped.
+    """Writes the annotation files and clips of an archive; an interrupted run resumes.
 
-    An archive with a member that could end up anywhere else than in `into` is refused as a whole.
+    An archive with a member that could be written outside `into` is refused completely.
     Raises: UserError that names the archive and its members at fault.
     """
     try:
@@ -65,8 +65,8 @@ def unpack(archive: Path, into: Path) -> None:
                 temporary.replace(into / name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(
-            f"{archive}: expected a whole zip file, got a damaged one ({error}); remove it and get "
-            f"it again from {ARCHIVE.url}"
+            f"{archive}: expected a complete zip file, got a damaged one ({error}); remove it and "
+            f"get it again from {ARCHIVE.url}"
         ) from error
 
 
@@ -154,7 +154,7 @@ def _is_clip(path: PurePosixPath) -> bool:
 
 def _danger(info: zipfile.ZipInfo) -> str | None:
     """Why a member could be written, or could write, outside of its folder."""
-    name = info.orig_filename  # as it stands in the archive, before zipfile mends it
+    name = info.orig_filename  # as in the archive, before zipfile changes it
     kind = stat.S_IFMT(info.external_attr >> 16)
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "an absolute path"

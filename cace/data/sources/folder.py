@@ -1,4 +1,4 @@
-"""Sources folder and ave: clips that the user has already, in the AVE layout."""
+"""Sources folder and ave: clips that the user already has, in the AVE layout."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def clip_files(folder: Path) -> list[Path]:
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """The files that hold rows, by name, those of them that are there."""
+    """The files with the rows that exist, by name."""
     names = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
     return {name: folder / name for name in names if (folder / name).exists()}
 
@@ -56,7 +56,7 @@ def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
     (into / "AVE").mkdir(parents=True, exist_ok=True)
     for name, path in label_files(folder).items():
         copy_file(path, into / name)
-    for path in progress(clips.values(), "download: clips taken"):
+    for path in progress(clips.values(), "download: clips copied"):
         if not (into / "AVE" / path.name).exists():
             copy_file(path, into / "AVE" / path.name)
 
@@ -110,7 +110,7 @@ def expect_as_indexed(found: pd.DataFrame) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file whole or not at all, sharing its blocks where the file system can."""
+    """Copies a file completely or not at all, sharing its blocks where the file system can."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with source.open("rb") as original, temporary.open("wb") as copy:
         left = os.fstat(original.fileno()).st_size

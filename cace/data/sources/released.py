@@ -1,4 +1,4 @@
-"""Source released: the released VGG-19 and VGGish features of AVE with their labels and splits."""
+"""Source released: the VGG-19 and VGGish features of AVE with their labels and splits."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """The released files that lie in `folder` or in `folder/data`, by name.
+    """The released files in `folder` or in `folder/data`, by name.
 
     Raises: UserError where none is there, or one is no HDF5 file.
     """
@@ -93,20 +93,20 @@ def complete(found: dict[str, Path]) -> dict[str, Path]:
 def take(files: dict[str, Path], into: Path) -> None:
     """Copies the files that are not there yet.
 
-    Unfinished ones lie beside `into`, so that what a kill leaves of them is never part of it.
+    Unfinished ones are beside `into`, so that an interrupted copy is never part of it.
     """
     into.mkdir(parents=True, exist_ok=True)
-    for name, path in progress(files.items(), "download: files taken"):
+    for name, path in progress(files.items(), "download: files copied"):
         if not (into / name).exists():
             copy_file(path, into.with_name(name))
             into.with_name(name).replace(into / name)
 
 
 def _damage(path: Path) -> str | None:
-    """Why a file is not what its name says: an error page, or cut off."""
+    """Why a file cannot be what its name promises: an error page, or cut off."""
     if path.suffix == ".h5":
         try:
             h5py.File(path).close()
         except OSError as error:
-            return f"not a whole HDF5 file ({error})"
+            return f"not a complete HDF5 file ({error})"
     return None
