@@ -86,6 +86,17 @@ def test_the_listed_code_depends_on_the_settings(root):
     assert found("a") == []
 
 
+def test_work_on_another_value_of_the_setting_stays(root):
+    dvc, params = root / "dvc.yaml", root / "params.yaml"
+    dvc.write_text(dvc.read_text().replace("code.py", "${data.source}.py"))
+    begin("a", leave=["shard"])
+    settings = params.read_text()
+    params.write_text(settings.replace("mini", "ave"))
+    assert found("a") == []
+    params.write_text(settings)
+    assert found("a") == ["shard"]
+
+
 def test_an_unknown_stage_is_named():
     with pytest.raises(UserError, match=r"dvc.yaml: expected a stage nobody, got download, "):
         scratch("nobody").__enter__()
