@@ -1,15 +1,14 @@
 """CACE-Net: audio-visual event localization from raw video clips.
 
 A clip of 10 s is T = 10 segments of 1 s. A segment is an event of a category when that category is
-both visible and audible in it, and background otherwise. The localizer says for each segment
+both visible and audible in it, and background otherwise. The localizer predicts for each segment
 whether it is an event, and for the clip which category.
 
 Axes: B clips, T segments, H W grid, P = H x W positions, V visual, A audio, D model channels,
 C categories; F frames, S sound samples.
 
-Reading order: params, annotations, sources, media, clips, encoders, finetuning, features,
-attention, relation, localizer, losses, metrics, splits, training, checkpoints, evaluation,
-segments, timeline, inference.
+Reading order: settings, data, media, encoders, finetuning, features, extraction, localizers,
+training, evaluation, inference, report.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`cace.load`, imported when asked for: torch takes seconds that `cace --help` has not."""
+    """`cace.load`, imported on first use: importing torch takes seconds, `cace --help` none."""
     if name == "load":
         from cace.inference import load
 

@@ -10,7 +10,7 @@ import pytest
 from tests.project import Project
 from tests.test_kills import written
 
-MESSAGE = "Free space, or make it writable; the same command then goes on from where it was"
+MESSAGE = "Free space, or make it writable, and run the same command again: it resumes"
 LIMITS = {"download": 50, "decode": 300, "finetune": 300, "extract": 300, "train": 300}  # KiB
 
 

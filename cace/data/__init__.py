@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Clips and their labels: sources, annotations, and the list of files."""

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""From decoded clips, or released features, to the feature store."""

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""The feature store, and batches of its samples."""

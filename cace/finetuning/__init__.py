@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Fine-tuning of the visual encoder by audio-visual contrast."""

@@ -27,7 +27,7 @@ from cace.encoders.visual import VisualEncoder
 from cace.finetuning.processes import Team
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
-from cace.system.resume import Stateful, put_back, read_state, save_state
+from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
@@ -205,7 +205,7 @@ def finetune(
     parts: dict[str, Stateful] = {"encoder": encoder, "space": space, "optimizer": for_all}
     content = team.share(read_state(state) if team.leads and state.exists() else None)
     if content is not None:
-        kept = put_back(content, parts)
+        kept = restore_state(content, parts)
         curve = [Epoch(*epoch) for epoch in kept["curve"]]
         sounds, val_sounds = kept["sounds"].to(device), kept["val_sounds"].to(device)
     else:

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Picture and sound: decoding, and the store of decoded clips."""

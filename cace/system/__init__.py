@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What every package needs: files, downloads, processes, devices, errors."""

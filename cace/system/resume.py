@@ -1,4 +1,4 @@
-"""The state of a training, kept so that a killed run goes on after its last epoch."""
+"""The state of a training, saved so that an interrupted run resumes after its last epoch."""
 
 import io
 from pathlib import Path
@@ -13,14 +13,14 @@ class Stateful(Protocol):
     """A module, an optimizer or a schedule."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it is made of, as plain values and tensors."""
+        """Its complete state, as plain values and tensors."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Takes such values back."""
+        """Restores such a state."""
 
 
 def save_state(path: Path, parts: dict[str, Stateful], results: dict[str, Any]) -> None:
-    """Writes the parts, the random state and the results so far, whole or not at all.
+    """Writes the parts, the random state and the results so far, completely or not at all.
 
     results: plain values and tensors.
     """
@@ -41,8 +41,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def put_back(content: dict[str, Any], parts: dict[str, Stateful]) -> dict[str, Any]:
-    """Puts the parts and the random state back as they were saved; returns the results so far."""
+def restore_state(content: dict[str, Any], parts: dict[str, Stateful]) -> dict[str, Any]:
+    """Restores the parts and the random state as they were saved; returns the results so far."""
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])
     torch.set_rng_state(content["random"])

@@ -1,4 +1,4 @@
-"""Half-done work of a stage, which outlives the stage when it is killed.
+"""Half-done work of a stage, which remains when the stage is killed.
 
 DVC empties a stage's outputs before it runs it, so unfinished work is in
 `.work/<stage>/<code>-<inputs>` and is moved into the output at the end. A run resumes only work of
@@ -30,7 +30,7 @@ def scratch(name: str, *inputs: Any, stage: str = "") -> Iterator[Path]:
     name: of the folder under `.work`.
     inputs: everything that the result depends on beside the code (hashes of the files that are
         read, settings), as plain JSON.
-    stage: as `file:stage`, where the stage is not called `name` in dvc.yaml.
+    stage: as `file:stage`, if the stage is not called `name` in dvc.yaml.
 
     Folders that code of another state left behind are removed, unless another run works there.
     """
@@ -39,7 +39,7 @@ def scratch(name: str, *inputs: Any, stage: str = "") -> Iterator[Path]:
     folder = workspace_root() / ".work" / name / f"{code}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_outdated(folder.parent, code)
-    # The lock waits for an orphan of a killed run, or for a second run that wants the same.
+    # The lock waits for an orphan of a killed run, or for a second run with the same inputs.
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)
         for half_written in folder.rglob(".*.tmp"):
@@ -64,7 +64,7 @@ def code_hash(stage: str) -> str:
 def listed_code(stage: str) -> list[Path]:
     """Files and folders of code among a stage's dependencies, relative to the top folder.
 
-    Raises: UserError where the file of stages is missing, or has no such stage.
+    Raises: UserError if the file of stages is missing, or has no such stage.
     """
     file, _, name = stage.partition(":")
     stages = _read(Path(file)).get("stages", {})

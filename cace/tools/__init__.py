@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What the commands check, doctor, inspect and plots do."""

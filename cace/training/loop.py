@@ -25,7 +25,7 @@ from cace.localizers import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.settings import Precision
 from cace.system.errors import UserError
-from cace.system.resume import Stateful, put_back, read_state, save_state
+from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import epoch_bar, report_epoch
 
 Curve = list[dict[str, Any]]  # one entry an epoch
@@ -99,9 +99,9 @@ def fit(
     parts: dict[str, Stateful] = {"localizer": localizer, "optimizer": optimizer, "rates": rates}
     curves = Curves([], [])
     if state.exists() and best.path.exists() and best_on_test.path.exists():
-        kept = put_back(read_state(state), parts)
-        curves = Curves(*kept["curves"])
-        best.accuracy, best_on_test.accuracy = kept["best"]
+        results = restore_state(read_state(state), parts)
+        curves = Curves(*results["curves"])
+        best.accuracy, best_on_test.accuracy = results["best"]
 
     epochs, what = range(len(curves.train), schedule.epochs), f"train {into.name}"
     for epoch in (bar := epoch_bar(epochs, what, bar_position)):
