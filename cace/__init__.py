@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`cace.load`, imported on first use: importing torch takes seconds, `cace --help` none."""
+    """`cace.load`, imported when it is used: `cace --help` should not wait seconds for torch."""
     if name == "load":
         from cace.inference import load
 

@@ -96,7 +96,7 @@ def special(kind):
 
 
 def raw(name):
-    """A member name that zipfile would mend when it writes."""
+    """A member name that zipfile would correct when it writes."""
     info = zipfile.ZipInfo("x")
     info.filename = name
     return info
@@ -191,7 +191,7 @@ def damage(content):
 )
 def test_a_damaged_archive_is_named_and_a_damaged_clip_not_written(archive, tmp_path, change):
     archive.write_bytes(change(archive.read_bytes()))
-    with pytest.raises(UserError, match=r"AVE_Dataset\.zip: expected a whole zip file, got"):
+    with pytest.raises(UserError, match=r"AVE_Dataset\.zip: expected a complete zip file, got"):
         unpack(archive, tmp_path / "media")
     assert not (tmp_path / "media/AVE/talk.mp4").exists()
 

@@ -1,4 +1,4 @@
-"""What `cace inspect` shows of a clip that stands in two rows."""
+"""What `cace inspect` shows of a clip that has two rows."""
 
 from types import SimpleNamespace
 

@@ -38,8 +38,8 @@ def test_an_error_page_and_a_file_that_is_cut_off_are_refused(release):
     os.truncate(release / "visual_feature.h5", 3000)
     with pytest.raises(UserError) as caught:
         find_files(release)
-    assert "labels.h5: not a whole HDF5 file" in str(caught.value)
-    assert "visual_feature.h5: not a whole HDF5 file" in str(caught.value)
+    assert "labels.h5: not a complete HDF5 file" in str(caught.value)
+    assert "visual_feature.h5: not a complete HDF5 file" in str(caught.value)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_with_a_folder_that_has_the_required_files_nothing_is_fetched(downloads,
 
 def test_a_download_that_is_cut_off_is_refused(downloads, release):
     os.truncate(release / "visual_feature.h5", 3000)
-    with pytest.raises(UserError, match="visual_feature.h5: not a whole HDF5 file"):
+    with pytest.raises(UserError, match="visual_feature.h5: not a complete HDF5 file"):
         complete({})
 
 
@@ -92,7 +92,7 @@ def test_all_stages_run_and_the_users_files_stay_his(release, tmp_path):
         "dvc", "exp", "run", "-S", "data.source=released", "-S", f"data.path={release}",
         "-S", "profiles/released.yaml:train.epochs=1",
     )  # fmt: skip
-    assert "row 5, -id05 (train): labels.h5 says Truck 0-5 and Bark 5-8" in printed
+    assert "row 5, -id05 (train): labels.h5 has Truck 0-5 and Bark 5-8" in printed
     assert project.json("metrics/decode.json")["decode"] == {
         "clips": 23, "rows": 24, "train": 12, "val": 6, "test": 6,
         "without_event": [2], "labels_differ": [5],

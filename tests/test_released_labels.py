@@ -59,8 +59,8 @@ def test_of_a_row_with_two_events_the_labels_keep_both_and_all_files_are_quoted(
     published = read_released(release)
     assert published.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
     assert published.differences[5] == (
-        "row 5, -id05 (train): labels.h5 says Truck 0-5 and Bark 5-8; "
-        "Annotations.txt says Truck 0-5; labels_closs.h5 says event 0-5; mil_labels.h5 says Truck"
+        "row 5, -id05 (train): labels.h5 has Truck 0-5 and Bark 5-8; "
+        "Annotations.txt has Truck 0-5; labels_closs.h5 has event 0-5; mil_labels.h5 has Truck"
     )
 
 
@@ -171,14 +171,14 @@ TRAIN, VAL, TEST = ([row for row in range(ROWS) if SPLIT_OF[row] == s] for s in 
         (
             change_orders(val=[*VAL, 0, 24], test=TEST[1:]),
             [
-                "val_order.h5: row 0 stands in train_order.h5 already",
+                "val_order.h5: row 0 is in train_order.h5 already",
                 "val_order.h5: row 24 is not one of 0 to 23",
                 "row 3 is in no order file",
             ],
         ),
         (
             change_orders(train=[*TRAIN, 1]),
-            ["train_order.h5: row 1 stands in train_order.h5 already"],
+            ["train_order.h5: row 1 is in train_order.h5 already"],
         ),
         (
             change_orders(train=[float(row) for row in TRAIN]),

@@ -93,7 +93,7 @@ def write_shard(
         sound[row] = clip.sound
         seconds[row] = clip.picture_seconds, clip.sound_seconds
 
-    # In memory first: HDF5 crashes where the disk is full.
+    # In memory first: HDF5 crashes if the disk is full.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["id"] = list(ids)
@@ -192,7 +192,7 @@ class ClipStore:
         file = self._open.get(name)
         if file is None:
             if len(self._open) >= OPEN_SHARDS:
-                # It closes when nobody reads from it any more, perhaps on another thread.
+                # It is closed when nothing reads from it any more, on this or another thread.
                 self._open.pop(next(iter(self._open)), None)
             file = self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
         return file, int(entry["row"])

@@ -11,7 +11,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 
 class UserError(Exception):
-    """Something the user can fix; the text gives what happened, what was expected, what came, what next."""
+    """Something the user can fix; the text gives the problem, what was expected, and what to do."""
 
 
 def listed(problems: list[str], most: int = 50) -> str:

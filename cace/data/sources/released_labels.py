@@ -1,4 +1,4 @@
-"""The released labels of AVE: label, order and annotation files, held against each other.
+"""The released labels of AVE: label, order and annotation files, checked against one another.
 
 A row is a sample: line `row` of `Annotations.txt`, counted from 0 without the header, and place
 `row` of every HDF5 file. Where the files differ about a row, `labels.h5` is right: published
@@ -29,8 +29,8 @@ from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, publish, sha256, write_json
 from cace.system.scratch import scratch
 
-# The axes of each file's data set. labels.h5 comes first: the others are held against its sizes.
-# H twice: the grid is square, so that maps with the channels first do not pass.
+# The axes of each file's data set. labels.h5 comes first: the others must have the same sizes.
+# H twice: the grid must be square, so maps with the channels first are refused.
 AXES = {
     "labels.h5": ("N", "T", "C+1"),
     "mil_labels.h5": ("N", "C+1"),
@@ -48,12 +48,12 @@ class Released(NamedTuple):
     """The content of the released files."""
 
     annotations: Annotations
-    labels: Int[np.ndarray, "N T"]  # of labels.h5; they may hold two events in one row
-    differences: dict[int, str]  # by row: what each file says, where they do not agree
+    labels: Int[np.ndarray, "N T"]  # of labels.h5; a row may have two events
+    differences: dict[int, str]  # by row: the events in each file, if the files do not agree
 
 
 def read_released(media: Path) -> Released:
-    """Reads all but the features, of which the shapes are checked.
+    """Reads all files but those of the features, of which it checks only the shapes.
 
     Raises: UserError with every problem of the files, each with its row.
     """
@@ -87,7 +87,7 @@ def read_released(media: Path) -> Released:
 
 
 def write_labels(media: Path, out: Path, metrics: Path) -> None:
-    """Writes labels and splits in the place of decoded clips; prints where the files differ.
+    """Writes labels and splits instead of decoded clips; prints the rows that differ.
 
     out: gets `annotations.json` and `labels.npy`.
     metrics: the JSON file for the counts.
@@ -171,7 +171,7 @@ def _read_splits(media: Path, count: int, problems: list[str]) -> list[str]:
             if not 0 <= row < count:
                 problems.append(f"{name}: row {row} is not one of 0 to {count - 1}")
             elif split_of[row]:
-                problems.append(f"{name}: row {row} stands in {split_of[row]}_order.h5 already")
+                problems.append(f"{name}: row {row} is in {split_of[row]}_order.h5 already")
             else:
                 split_of[row] = split
     problems += [f"row {row} is in no order file" for row in range(count) if not split_of[row]]
@@ -179,7 +179,7 @@ def _read_splits(media: Path, count: int, problems: list[str]) -> list[str]:
 
 
 def _categories(lines: list[Line], columns: int | None, problems: list[str]) -> tuple[str, ...]:
-    """Names by column: the published order where the names are AVE's, else by first appearance."""
+    """Names by column: the published order if the names are AVE's, else by first appearance."""
     found = tuple(dict.fromkeys(line.category for line in lines))
     if columns == len(AVE_CATEGORIES) + 1 and set(found) <= set(AVE_CATEGORIES):
         return AVE_CATEGORIES
@@ -204,27 +204,27 @@ def _not_one_hot(one_hot: Shaped[np.ndarray, "N T C1"]) -> list[str]:
 def _differences(
     media: Path, annotations: Annotations, labels: Int[np.ndarray, "N T"]
 ) -> dict[int, str]:
-    """What each file says about a row, for the rows about which they do not agree."""
+    """The events of a row in each file, for the rows about which the files do not agree."""
     names, background = annotations.categories, annotations.background
     annotated = segment_labels(annotations)
-    says = {"labels.h5": _events(labels, names), "Annotations.txt": _events(annotated, names)}
+    events = {"labels.h5": _events(labels, names), "Annotations.txt": _events(annotated, names)}
     differ: Bool[np.ndarray, " N"] = (labels != annotated).any(axis=1)
     if (media / "labels_closs.h5").exists():
         is_event = read_data(media / "labels_closs.h5")
         differ |= (is_event != (labels != background)).any(axis=1)
-        says["labels_closs.h5"] = _events(np.where(is_event == 1, 0, 1), ("event",))
+        events["labels_closs.h5"] = _events(np.where(is_event == 1, 0, 1), ("event",))
     if (media / "mil_labels.h5").exists():
         of_clip = read_data(media / "mil_labels.h5")
-        holds = (labels[:, :, None] == np.arange(background + 1)).any(axis=1)
-        has_event = holds[:, :background].any(axis=1)
-        holds[:, background] = False
-        # A clip without any event has a category there all the same.
-        differ |= has_event & (of_clip != holds).any(axis=1)
+        present = (labels[:, :, None] == np.arange(background + 1)).any(axis=1)
+        has_event = present[:, :background].any(axis=1)
+        present[:, background] = False
+        # In that file even a clip without any event has a category.
+        differ |= has_event & (of_clip != present).any(axis=1)
         every = np.array([*names, "background"])
-        says["mil_labels.h5"] = [" and ".join(every[row == 1]) for row in of_clip]
+        events["mil_labels.h5"] = [" and ".join(every[row == 1]) for row in of_clip]
     return {
         int(row): f"row {row}, {annotations.rows[row].id} ({annotations.rows[row].split}): "
-        + "; ".join(f"{name} says {texts[row] or 'no event'}" for name, texts in says.items())
+        + "; ".join(f"{name} has {texts[row] or 'no event'}" for name, texts in events.items())
         for row in np.flatnonzero(differ)
     }
 
