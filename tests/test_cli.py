@@ -93,7 +93,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
 
 def test_files_are_only_written_where_a_folder_is_named(tmp_path):
     (tmp_path / "a.mp4").touch()
-    with pytest.raises(SystemExit, match="--out DIR says where"):
+    with pytest.raises(SystemExit, match="need --out DIR, the folder to write to"):
         main(["localize", str(tmp_path / "a.mp4"), "--format", "csv"])
 
 

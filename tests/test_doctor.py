@@ -1,4 +1,4 @@
-"""`cace doctor`, in a project of its own."""
+"""`cace doctor`, in a separate project."""
 
 import shutil
 
@@ -20,12 +20,12 @@ def fresh(tmp_path, monkeypatch):
     return project
 
 
-def mends():
+def fixes():
     """What is found and to be done where something is wrong, by its name."""
-    return {line.what: f"{line.found}: {line.mend}" for line in doctor.examine() if line.mend}
+    return {line.what: f"{line.found}: {line.fix}" for line in doctor.examine() if line.fix}
 
 
-def test_a_fresh_project_has_nothing_to_mend(fresh):
+def test_a_fresh_project_has_nothing_to_fix(fresh):
     printed = fresh.run("cace", "doctor")
     for found in ("on branch main", "source mini", "weights of logmel", "GB free"):
         assert found in printed
@@ -36,28 +36,28 @@ def test_a_fresh_project_has_nothing_to_mend(fresh):
 def test_what_is_wrong_is_marked_and_the_status_is_not_0(monkeypatch, capsys):
     findings = [doctor.Finding("git", "no repository", "`git init`"), doctor.Finding("dvc", "3.60")]
     monkeypatch.setattr(doctor, "examine", lambda: findings)
-    with pytest.raises(SystemExit, match="1 of 2 to mend, marked with !"):
+    with pytest.raises(SystemExit, match="1 of 2 to fix, marked with !"):
         main(["doctor"])
-    git, mend, dvc = capsys.readouterr().out.splitlines()
+    git, fix, dvc = capsys.readouterr().out.splitlines()
     assert git.split() == ["!", "git", "no", "repository"]
-    assert mend.strip() == "`git init`"
+    assert fix.strip() == "`git init`"
     assert dvc.split() == ["dvc", "3.60"]
 
 
-def test_a_detached_head_left_by_a_killed_experiment_is_mended(fresh):
+def test_a_detached_head_left_by_a_killed_experiment_is_fixed(fresh):
     fresh.run("git", "checkout", "-q", "--detach")
     fresh.run("git", "update-ref", "refs/exps/exec/EXEC_BASELINE", "HEAD")
-    found, mend = mends()["git"].split(": ")
+    found, fix = fixes()["git"].split(": ")
     assert found.startswith("on a detached HEAD")
-    for command in mend.split(" and "):
+    for command in fix.split(" and "):
         fresh.run(*command.strip("`").split())
-    assert mends() == {}
+    assert fixes() == {}
 
 
 def test_wrong_settings_are_named(fresh):
     params = fresh.folder / "params.yaml"
     params.write_text(params.read_text().replace("tau: 0.01", "tau: cold"))
-    assert "params.yaml, bece.tau: expected a valid number" in mends()["settings"]
+    assert "params.yaml, bece.tau: expected a valid number" in fixes()["settings"]
 
 
 def test_missing_weights_are_named_with_their_link_and_place(fresh, monkeypatch, tmp_path):
@@ -65,7 +65,7 @@ def test_missing_weights_are_named_with_their_link_and_place(fresh, monkeypatch,
     monkeypatch.setattr(doctor.torch.hub, "get_dir", lambda: str(tmp_path))
     profile = fresh.folder / "profiles/mini.yaml"
     profile.write_text(profile.read_text().replace("efficientnet_lite0", "vgg19"))
-    found = mends()["weights of vgg19"]
+    found = fixes()["weights of vgg19"]
     assert found.startswith("not here: ")
     assert "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in found
     assert found.endswith(f"into {tmp_path}")
@@ -75,9 +75,9 @@ def test_what_the_cache_of_dvc_lacks_is_named(fresh):
     (fresh.folder / "data/media").mkdir()
     (fresh.folder / "data/media/Annotations.txt").write_text("Bark&a&good&0&3")
     fresh.run("dvc", "commit", "-f", "download")
-    assert mends() == {}
+    assert fixes() == {}
     shutil.rmtree(fresh.folder / ".dvc/cache")
-    assert mends()["DVC's cache"].startswith("lacks data/media/ in ")
+    assert fixes()["DVC's cache"].startswith("lacks data/media/ in ")
 
 
 def test_a_folder_that_is_not_as_indexed_is_named(fresh, tmp_path):
@@ -89,8 +89,8 @@ def test_a_folder_that_is_not_as_indexed_is_named(fresh, tmp_path):
     params = fresh.folder / "params.yaml"
     text = params.read_text().replace("source: mini", "source: folder")
     params.write_text(text.replace("  path:", f"  path: {clips}"))
-    assert "not as indexed" in mends()["data.path"]
+    assert "not as indexed" in fixes()["data.path"]
     main(["index", str(clips)])
-    assert mends() == {}
+    assert fixes() == {}
     (clips / "AVE/c.mp4").write_text("longer")
-    assert "not as indexed" in mends()["data.path"]
+    assert "not as indexed" in fixes()["data.path"]

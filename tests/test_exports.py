@@ -114,7 +114,7 @@ def test_one_name_gets_all_forms_and_two_videos_never_share_one(tmp_path):
 def test_nothing_of_the_users_is_overwritten(tmp_path):
     file = video(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("my notes")
-    with pytest.raises(UserError, match=r"there already; --overwrite.*\n.*a\.txt"):
+    with pytest.raises(UserError, match=r"exist already; .* --overwrite.*\n.*a\.txt"):
         Writer(tmp_path, ["csv", "audacity"], [file])
     Writer(tmp_path, ["csv", "audacity"], [file], overwrite=True).write(timeline(file), EVENTS, 0.5)
     assert (tmp_path / "a.txt").read_text() == to_audacity(EVENTS)
@@ -122,13 +122,13 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
 
 def test_no_video_is_ever_replaced_by_its_result(tmp_path):
     file = video(tmp_path / "a.txt")
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exist already"):
         Writer(tmp_path, ["audacity"], [file], overwrite=True)
 
 
 def test_what_cannot_be_a_folder_is_named_before_any_work(tmp_path):
     file = video(tmp_path / "a.mp4")
-    with pytest.raises(UserError, match=r"a\.mp4: cannot be made a folder: File exists"):
+    with pytest.raises(UserError, match=r"a\.mp4: cannot create this folder: File exists"):
         Writer(file, ["csv"], [file])
 
 

@@ -1,4 +1,4 @@
-"""A user's own folder: taken as it is, and noticed when it changes."""
+"""A user's own folder: used as it is, and its changes are noticed."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,9 @@ def test_clips_of_all_containers_are_taken_as_they_are(project):
 
 def test_a_folder_that_is_as_indexed_is_taken(project, capsys):
     main(["index", str(project)])
-    assert "data/index.csv: 5 clips and 1 files of rows, 6 of them new" in capsys.readouterr().out
+    assert (
+        "data/index.csv: 5 clips and 1 annotation files, 6 of them new" in capsys.readouterr().out
+    )
     download.main()
     assert "not indexed" not in capsys.readouterr().out
 

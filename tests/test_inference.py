@@ -189,7 +189,7 @@ def test_an_encoder_of_another_training_is_refused(model, tmp_path):
 def test_a_track_that_ends_early_is_said(model, tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=40, fps=10, sound=tone(1.5))
     remarks = cace.load(model).localize(path).remarks
-    assert any(remark.startswith("1.5 s of sound: the rest is taken for") for remark in remarks)
+    assert any(remark.startswith("1.5 s of sound: the rest is treated as") for remark in remarks)
 
 
 def test_a_model_of_nan_is_no_model(model, tmp_path):
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
     del about[lacking]
     checkpoints.save(tmp_path / "a.pt", name, localizer, about)
-    with pytest.raises(UserError, match="expected a checkpoint that says its 3 categories"):
+    with pytest.raises(UserError, match="expected a checkpoint that names its 3 categories"):
         cace.load(tmp_path / "a.pt")
 
 

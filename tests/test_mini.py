@@ -15,7 +15,7 @@ import pytest
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES, read_annotations
 from cace.data.sources import mini
-from cace.media.store import MediaFile, decode_clips
+from cace.media.pool import MediaFile, decode_clips
 
 TINY = {"seed": 3, "width": 32, "height": 32, "fps": 2}
 CLIPS = 36  # three of each category: one for each split

@@ -160,7 +160,7 @@ def test_nothing_is_announced_while_it_plays(show):
     page.wait_for_function("video.currentTime > 1.2")
     assert page.get_by_role("status").inner_text() == ""
     page.get_by_role("button", name="Pause").click()
-    page.wait_for_function("at('said').textContent.includes('Bark')")
+    page.wait_for_function("at('announcement').textContent.includes('Bark')")
 
 
 def test_the_map_is_brightest_where_sound_made_the_model_look(show):

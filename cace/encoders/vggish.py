@@ -22,8 +22,8 @@ class VGGish(nn.Module):
 
     Source: Hershey et al. 2017, "CNN architectures for large-scale audio classification", in the
     form of the AudioSet release.
-    Differs: each second is brought to 16 kHz alone, with silence around it, where the published
-    features resample the complete clip.
+    Differs: each second is resampled to 16 kHz separately, with silence around it; for the released
+    features the complete clip was resampled.
     """
 
     half_band: Tensor
@@ -71,7 +71,7 @@ def half_band() -> Float[np.ndarray, " taps"]:
 
 
 def mel_filters() -> Float[np.ndarray, "257 64"]:
-    """Triangles that are straight on the mel axis (HTK), not on the one of frequency.
+    """Triangles that are straight on the mel axis (HTK), not on the frequency axis.
 
     Those of `encoders/mel.py` are straight in Hz.
     """

@@ -5,9 +5,9 @@ clip are a positive pair, those of different clips negatives.
 
 Source: CACE-Net, section 3.4, Eq. 9.
 Differs: both vectors go through a linear map without bias into one space, since their sizes
-    differ, and are normalised there; the maps are fitted to the pretrained encoder first, or their
-    random start would spoil it; one random frame stands for each segment in an epoch; batch-norm
-    statistics stay those of the pretrained network. The paper is silent on all of it.
+    differ, and are normalised there; the maps are fitted to the pretrained encoder first, as their
+    random start would spoil it; each epoch uses one random frame of each segment; batch-norm
+    statistics stay those of the pretrained network. The paper specifies none of this.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
-# Likewise on a CPU: 40 frames of 224 pixels take 1.4 times the seconds of 10, and 7.3 GB for 3.3.
+# The same on a CPU: 40 frames of 224 pixels need 1.4 times the time of 10, and 7.3 GB, not 3.3.
 CPU_PIXELS_AT_ONCE = 10 * 224 * 224
 
 
 class Retrieval(NamedTuple):
-    """How often the own sound is among the nearest, for pictures that look for their sound."""
+    """Share of clips whose sound is among the 1 or 5 sounds nearest to their picture."""
 
     recall_at_1: float
     recall_at_5: float
@@ -65,7 +65,7 @@ def info_nce(
 
 
 def retrieval(visual: Float[Tensor, "N D"], audio: Float[Tensor, "N D"]) -> Retrieval:
-    """Recall at 1 and 5 among N clips; a sound as near as the own one counts as nearer."""
+    """Recall at 1 and 5 among N clips; another sound that is equally near counts as nearer."""
     similarity = visual @ audio.mT
     own = similarity.diagonal().unsqueeze(1)
     rank = (similarity >= own).sum(dim=1)
@@ -112,7 +112,7 @@ def clip_pictures(
 ) -> Float[Tensor, "B V"]:
     """Mean visual feature of each clip over one frame a segment.
 
-    second_parts: [B, T], which of the segment's frames stands for it.
+    second_parts: [B, T], which frame of each segment is used.
     """
     if not ids:
         return torch.zeros(0, encoder.channels, device=device)
@@ -150,15 +150,15 @@ def finetune(
 ) -> list[Epoch]:
     """Trains the visual encoder in place on the clips of the train split.
 
-    state: a file that is written after every epoch. Where it is there already, training goes on
-        after its last epoch, to the same numbers as if it had never stopped; the arguments must be
-        the same.
-    maps_epochs: passes in which the two maps alone are fitted, before the encoder moves.
-    team: those who train it; all of them call this, and the first writes. Each encodes a part of
-        every batch, and compares it with all of the batch.
+    state: a file that is written after every epoch. If it exists, training resumes after its last
+        epoch and gives the same numbers as without the interruption; the arguments must be the
+        same.
+    maps_epochs: epochs in which only the two maps are fitted, before the encoder is trained.
+    team: the processes that train together; all of them call this, and the first writes. Each
+        encodes a part of every batch, and compares it with the complete batch.
 
     Returns: one entry an epoch; the first is the pretrained encoder.
-    Raises: UserError where the loss is not finite.
+    Raises: UserError if the loss is not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -189,8 +189,8 @@ def finetune(
 
     def step(pictures: Tensor, sound: Tensor, size: int, optimizer: torch.optim.Optimizer) -> float:
         """pictures, sound: this process's part of a batch of so many clips."""
-        seen, heard = (team.gather(rows, size) for rows in space(pictures, sound))
-        loss = info_nce(seen, heard, tau, symmetric)
+        visual, audio = (team.gather(rows, size) for rows in space(pictures, sound))
+        loss = info_nce(visual, audio, tau, symmetric)
         if not loss.isfinite():
             raise UserError(
                 f"finetune: the contrast is {loss.item()}; lower finetune.learning_rate and "
@@ -205,9 +205,9 @@ def finetune(
     parts: dict[str, Stateful] = {"encoder": encoder, "space": space, "optimizer": for_all}
     content = team.share(read_state(state) if team.leads and state.exists() else None)
     if content is not None:
-        kept = restore_state(content, parts)
-        curve = [Epoch(*epoch) for epoch in kept["curve"]]
-        sounds, val_sounds = kept["sounds"].to(device), kept["val_sounds"].to(device)
+        saved = restore_state(content, parts)
+        curve = [Epoch(*epoch) for epoch in saved["curve"]]
+        sounds, val_sounds = saved["sounds"].to(device), saved["val_sounds"].to(device)
     else:
         sounds, val_sounds = sounds_of(train), sounds_of(val)
         for_maps = torch.optim.Adam(space.parameters(), lr=maps_learning_rate)
@@ -236,8 +236,8 @@ def finetune(
 
 @torch.inference_mode()
 def _recall(space: SharedSpace, pictures: Tensor, sounds: Tensor) -> Retrieval:
-    seen, heard = space(pictures, sounds)
-    return retrieval(seen, heard)
+    visual, audio = space(pictures, sounds)
+    return retrieval(visual, audio)
 
 
 def batched(items: Any, size: int) -> list[Any]:

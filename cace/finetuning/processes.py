@@ -3,9 +3,9 @@
 `accelerate launch --multi_gpu` starts them on GPUs, `torchrun` on GPUs and CPUs (on CPUs
 `accelerate launch` needs MPI).
 
-Each computes the gradients of its part of a batch, and their sum is that of the whole batch. They
-are added here and not by a wrapper around the network: so a process may have no part in a batch,
-and weights that nothing reads yet keep no gradient.
+Each computes the gradients of its part of a batch; their sum is that of the complete batch. They
+are added here and not by a wrapper around the network, so that a process may have no part in a
+batch, and weights that are not used yet have no gradient.
 """
 
 import os
@@ -42,13 +42,13 @@ class Team:
         return broadcast_object_list([value])[0]
 
     def own(self, count: int) -> slice:
-        """Which of `count` things fall to this process; none, where there are too few."""
+        """Which of `count` items this process computes; empty if there are too few."""
         return slice(count * self.index // self.count, count * (self.index + 1) // self.count)
 
     def gather(self, rows: Float[Tensor, "own D"], count: int) -> Float[Tensor, "count D"]:
         """The rows of all processes, in order; a gradient flows into this process's own.
 
-        Where every process computes the same loss of them, the sum of its gradients is right.
+        If every process computes the same loss from them, the sum of gradients is right.
         """
         if self.count == 1:
             return rows
@@ -63,7 +63,7 @@ class Team:
         return tensor if self.count == 1 else self.accelerator.reduce(tensor, reduction="sum")
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes every process's gradients their sum; what has none anywhere keeps none."""
+        """Replaces each gradient by its sum over processes; without any, a weight keeps none."""
         if self.count == 1:
             return
         parameters = list(parameters)

@@ -1,4 +1,4 @@
-"""What is installed, found and missing, and how to mend it."""
+"""What is installed, found and missing, and how to fix it."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ from cace.system.errors import UserError
 from cace.system.files import workspace_root
 from cace.system.workers import workers
 
-ENOUGH_BYTES = 2e9  # free; mini takes a third of it
+ENOUGH_BYTES = 2e9  # free; mini needs a third of it
 OUTS = {  # by the stage that writes it
     "download": MEDIA,
     "decode": CLIPS,
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
     what: str
     found: str
-    mend: str = ""  # what to do; empty where nothing is wrong
+    fix: str = ""  # what to do; empty if nothing is wrong
 
 
 def examine() -> list[Finding]:
@@ -76,8 +76,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "disk",
         f"{free / 1e9:.1f} GB free",
-        "free some: `dvc gc -w --all-branches` removes old caches, `make clean` all that stages "
-        "wrote, for every branch"
+        "free some space: `dvc gc -w --all-branches` removes old caches, `make clean` all that "
+        "stages wrote, for every branch"
         if short
         else "",
     )
@@ -100,16 +100,14 @@ def _git() -> Iterator[Finding]:
         return
     branch = _run("git", "symbolic-ref", "--short", "HEAD")
     left = _run("git", "for-each-ref", "--format=%(refname)", "refs/exps/exec/EXEC_BASELINE")
-    mends = [
+    fixes = [
         *(["`git checkout main`"] if not branch else []),
         *([f"`git update-ref -d {left}`"] if left and not branch else []),
     ]
     yield Finding(
         "git",
-        f"on branch {branch}"
-        if branch
-        else "on a detached HEAD, as a killed `dvc exp run` leaves it",
-        " and ".join(mends),
+        f"on branch {branch}" if branch else "on a detached HEAD, as after a killed `dvc exp run`",
+        " and ".join(fixes),
     )
 
 
@@ -121,12 +119,12 @@ def _cache() -> Iterator[Finding]:
         yield Finding(
             "DVC's cache",
             f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
-            "make room there, or make it writable; then `dvc commit STAGE` takes in what it wrote",
+            "free space there, or make it writable; then `dvc commit STAGE` adds what it wrote",
         )
 
 
 def _run(*command: str) -> str:
-    """What the command printed; nothing where it failed or is not there."""
+    """What the command printed; empty if it failed or is not installed."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,11 +1,11 @@
-"""What the pipeline sees of one clip: frames with their labels, its sound, its spectrogram."""
+"""One clip as the pipeline reads it: frames with their labels, its sound, its spectrogram."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")  # pictures go to files, also where there is no screen
+matplotlib.use("Agg")  # pictures are written to files, so no screen is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,9 +33,9 @@ def inspect_clip(
 ) -> Inspected:
     """Writes contact_sheet.png, spectrogram.png and sound.wav.
 
-    predictions: the CSV that `evaluate` writes; where it is not there, or does not hold the clip,
-        the picture shows labels alone.
-    Raises: UserError where the clip is unknown, or could not be decoded (with the reason).
+    predictions: the CSV that `evaluate` writes; if it is missing, or does not contain the clip,
+        the picture shows only labels.
+    Raises: UserError if the clip is unknown, or could not be decoded (with the reason).
     """
     if id_ not in annotations.ids:
         near = [other for other in annotations.ids if other.startswith(id_[:3])][:5]
@@ -46,7 +46,7 @@ def inspect_clip(
     frames, sound = clips.frames(id_), clips.sound(id_)
     names = [*annotations.categories, "background"]
     rows = [i for i, row in enumerate(annotations.rows) if row.id == id_]
-    # Predictions are of test rows; in AVE some clips stand in two rows, with another label each.
+    # Predictions are of test rows; in AVE some clips have two rows, with different labels.
     rows.sort(key=lambda row: annotations.rows[row].split != "test")
     labels = [[names[k] for k in segment_labels(annotations)[row]] for row in rows]
     predicted = _predictions(predictions, id_)

@@ -1,6 +1,6 @@
 """`dvc plots show` without a network.
 
-DVC's page loads the plotting library from the internet. A page template that holds the library
+DVC's page loads the plotting library from the internet. A page template that contains the library
 itself, and a setting in `.dvc/config.local` that names it, make DVC's own command work offline.
 """
 
@@ -39,7 +39,7 @@ PAGE = """\
 def make_plots_offline() -> Path:
     """Writes the template and the setting of the project in the current folder.
 
-    Raises: UserError where DVC has no project here.
+    Raises: UserError if the folder is not a DVC project.
     """
     if not DVC.is_dir():
         raise UserError(f"{DVC}: not there; run this in the project's top folder")
