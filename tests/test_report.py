@@ -214,7 +214,7 @@ def test_many_large_frames_stay_under_3_mb(made):
 def test_without_pictures_the_timelines_stand_alone(made):
     page = Elements(made.page(clips=None))
     assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert "the timelines stand alone" in page.text
+    assert "only the timelines are shown" in page.text
     assert page.text.count("relevance, %") == 2 * 8  # seeds, clips
 
 
@@ -285,7 +285,7 @@ def test_a_map_is_clear_where_the_model_looked_most_and_says_where(tmp_path):
     said = {"one": predictions(("a", 10 * "f", 10 * "f"))}
     (clip,) = show_clips([0], said, {"one": attention}, Pictures())
     look = clip.tracks[0].looks[0]
-    assert look.said == "looks most at the bottom right, 3.0 times the average"
+    assert look.description == "looks most at the bottom right, 3.0 times the average"
     assert (round(look.x, 1), look.y) == (83.3, 75.0)
     veil = np.asarray(Image.open(io.BytesIO(base64.b64decode(look.veil.partition(",")[2]))))
     # 0.75 of black at most; 0.1 is a fifth of the peak.

@@ -78,7 +78,7 @@ def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) ->
     """Scores `best.pt` and `best_on_test.pt` of every folder `seed-<n>`.
 
     threshold: θ of the honest protocol; best-on-test uses that at which it chose its epochs.
-    Raises: UserError where there is no seed, or a model does not fit the store.
+    Raises: UserError if there is no seed, or a model does not fit the store.
     """
     seeds = sorted(int(folder.name.split("-")[1]) for folder in models.glob("seed-*"))
     if not seeds:
@@ -142,7 +142,7 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
 def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[None, None]:
     """Bootstrap interval of the test accuracy: what other clips of this kind might have given.
 
-    None for a single clip, which tells nothing about others.
+    None for a single clip, which gives no information about others.
     """
     if len(test) < 2:
         return None, None

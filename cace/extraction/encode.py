@@ -93,7 +93,7 @@ def extract_features(
     Memory holds a few clips at a time. A clip counts as done only when it is on the disk.
     device: of the local engine; with engine ray each process of the cluster chooses its own.
     The features of a clip that has two rows are stored for both.
-    Raises: UserError where a feature does not fit into float16.
+    Raises: UserError if a feature does not fit into float16.
     """
     rows = [i for i, row in enumerate(annotations.rows) if clips.usable(row.id)]
     if not rows:
@@ -187,7 +187,7 @@ class Encoding(NamedTuple):
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
-        Raises: UserError where one does not fit into float16.
+        Raises: UserError if one does not fit into float16.
         """
         size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
         with torch.inference_mode(), _autocast(device, self.precision):

@@ -178,7 +178,7 @@ def scores(localizer: Localizer, split: Split) -> dict[str, float]:
 
 
 def _origin(store: FeatureStore, train: Split) -> dict[str, Any]:
-    """What a checkpoint says of the features that it was trained on."""
+    """What a checkpoint contains about the features that it was trained on."""
     return {
         "categories": list(store.categories),
         "encoders": store.provenance["encoders"],

@@ -92,7 +92,7 @@ def write_curves(folder: Path, curves: dict[str, Curves], seeds: tuple[int, ...]
 
 
 def val_summary(curves: dict[str, Curves], seeds: tuple[int, ...]) -> dict[str, object]:
-    """What `metrics/train.json` holds: the best accuracy on val over seeds, and its epochs."""
+    """The content of `metrics/train.json`: the best accuracy on val over seeds, and its epochs."""
     on_val = {name: pd.DataFrame(one.train)["val_accuracy"] for name, one in curves.items()}
     accuracy = pd.Series([on_val[f"seed-{seed}"].max() for seed in seeds])
     deviation = float(accuracy.std()) if len(seeds) > 1 else None

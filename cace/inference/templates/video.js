@@ -26,9 +26,9 @@ function create(tag, text, style = {}) {
 }
 
 function clock(seconds) {
-  const whole = Math.floor(seconds + 1e-3);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const tail = String(whole % 60).padStart(2, "0");
+  const total = Math.floor(seconds + 1e-3);
+  const [hours, minutes] = [Math.floor(total / 3600), Math.floor(total / 60) % 60];
+  const tail = String(total % 60).padStart(2, "0");
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 

@@ -153,7 +153,7 @@ HEADS = {
     "class_head": "localize_module.event_classifier",
 }
 
-UNUSED = (  # kept by the authors' code, and never read
+UNUSED = (  # in the authors' checkpoints, but never read by their code
     "a_fc.",
     "spatial_channel_att.ave_bottleneck.",
     *(f"{modality}_encoder.encoder_layer." for modality in ("video", "audio")),
