@@ -136,7 +136,7 @@ def test_a_video_too_large_for_a_browser_is_not_embedded(tmp_path):
     file = video(tmp_path / "a.mp4")
     with file.open("r+b") as large:
         large.truncate(300_000_000)  # takes no room on the disk
-    with pytest.raises(UserError, match="at most 200 MB; leave --embed out"):
+    with pytest.raises(UserError, match="at most 200 MB; without --embed the page links"):
         Writer(tmp_path / "out", ["html"], [file], embed=True)
 
 
