@@ -1,4 +1,4 @@
-"""DVC stage of the ablations: the cells as the paper's tables, beside the paper's figures."""
+"""DVC stage of the ablations: the cells as the paper's tables, with the paper's figures."""
 
 import json
 from pathlib import Path

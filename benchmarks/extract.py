@@ -83,7 +83,7 @@ class Extraction:
             return read(path)
 
     def bare(self, tensors, precision="float32"):
-        """The encoders alone."""
+        """Only the encoders."""
         for frames, sound in tensors:
             with (
                 torch.inference_mode(),

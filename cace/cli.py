@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="show a clip as the pipeline reads it",
-        description="Writes a contact sheet (one frame a segment, with its label and, for test "
+        description="Writes a contact sheet (one frame per segment, with its label and, for test "
         "clips, its prediction), the spectrogram, and the sound as WAV.",
     )
     inspect.add_argument(

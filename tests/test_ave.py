@@ -168,7 +168,7 @@ def test_an_encrypted_archive_is_refused(archive, tmp_path):
 
 def test_an_archive_of_something_else_is_refused(tmp_path):
     archive = write_zip(tmp_path / "a.zip", {"readme.md": "x"})
-    with pytest.raises(UserError, match="expected one Annotations.txt beside trainSet.txt.*got 0"):
+    with pytest.raises(UserError, match="expected one Annotations.txt, with trainSet.txt.*got 0"):
         unpack(archive, tmp_path / "media")
 
 

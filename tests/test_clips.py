@@ -228,7 +228,7 @@ def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
 def test_a_store_of_labels_alone_is_refused(tmp_path):
     (tmp_path / "labels.npy").touch()
     with pytest.raises(
-        UserError, match="expected decoded clips, got labels alone; source released has no clips"
+        UserError, match="expected decoded clips, got only labels; source released has no clips"
     ):
         ClipStore(tmp_path)
 

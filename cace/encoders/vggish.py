@@ -17,7 +17,7 @@ HALF_BAND_TAPS = 161  # 80 dB down at 8.5 kHz, which would fold to 7.5 kHz and b
 class VGGish(nn.Module):
     """The network behind the audio features of AVE: raw embedding, after its ReLU.
 
-    One patch a second, from its start; no PCA, no whitening, no 8 bits.
+    One patch per second, from its start; no PCA, no whitening, no 8 bits.
     Layers have the names of the torchvggish weight file.
 
     Source: Hershey et al. 2017, "CNN architectures for large-scale audio classification", in the

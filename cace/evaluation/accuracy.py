@@ -10,7 +10,7 @@ def segment_predictions(
     threshold: float,
     background: int,
 ) -> Int[np.ndarray, "N T"]:
-    """The category where the relevance is above θ, background elsewhere (section 3.5).
+    """The category if the relevance is above θ, else background (section 3.5).
 
     relevance: probability that the segment contains an event.
     """

@@ -75,10 +75,10 @@ def convert_features(
     into: Path,
     provenance: dict[str, Any],
 ) -> None:
-    """Copies released features into a store as float16, one sample a row.
+    """Copies released features into a store as float16, one sample per row.
 
     sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
-    Memory holds a block of samples at a time.
+    Only a block of samples is in memory at a time.
     Raises: UserError with every row that contains no features; do not use the store then.
     """
     with contextlib.ExitStack() as stack:

@@ -54,9 +54,9 @@ class Epoch(NamedTuple):
 def info_nce(
     visual: Float[Tensor, "B D"], audio: Float[Tensor, "B D"], tau: float, symmetric: bool
 ) -> Float[Tensor, ""]:
-    """Contrast between the unit vectors of B clips; log B where nothing is learned.
+    """Contrast between the unit vectors of B clips; log B if nothing is learned.
 
-    symmetric: mean of picture-to-sound (Eq. 9) and sound-to-picture; else Eq. 9 alone.
+    symmetric: mean of picture-to-sound (Eq. 9) and sound-to-picture; else only Eq. 9.
     """
     similarity = visual @ audio.mT / tau
     own = torch.arange(len(similarity), device=similarity.device)
@@ -110,7 +110,7 @@ def clip_pictures(
     second_parts: np.ndarray,
     device: torch.device,
 ) -> Float[Tensor, "B V"]:
-    """Mean visual feature of each clip over one frame a segment.
+    """Mean visual feature of each clip over one frame per segment.
 
     second_parts: [B, T], which frame of each segment is used.
     """
@@ -120,7 +120,7 @@ def clip_pictures(
     frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
     pixels = frames.shape[1] * frames.shape[2]
     most = max(1, CPU_PIXELS_AT_ONCE // pixels) if device.type == "cpu" else FRAMES_AT_ONCE
-    # Memory holds the activations of one part at a time: the backward pass computes them again.
+    # Only one part's activations are in memory at a time: the backward pass computes them again.
     vectors = [
         checkpoint(encoder, part, use_reentrant=False).mean(dim=(2, 3))
         for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE))
@@ -188,7 +188,7 @@ def finetune(
         return [some for some in batched(order, batch_size) if len(some) > 1]
 
     def step(pictures: Tensor, sound: Tensor, size: int, optimizer: torch.optim.Optimizer) -> float:
-        """pictures, sound: this process's part of a batch of so many clips."""
+        """pictures, sound: this process's part of a batch of `size` clips."""
         visual, audio = (team.gather(rows, size) for rows in space(pictures, sound))
         loss = info_nce(visual, audio, tau, symmetric)
         if not loss.isfinite():

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 
 class Team:
-    """This process among those that train together; alone without an accelerator.
+    """This process among those that train together; the only one without an accelerator.
 
-    index, count: which of how many processes this is. The first one alone writes files.
+    index, count: which of how many processes this is. Only the first one writes files.
     """
 
     def __init__(self, accelerator: Any = None) -> None:
@@ -79,7 +79,7 @@ class Team:
 
 
 def assemble() -> Team:
-    """The processes that were started together, or this one alone."""
+    """The processes that were started together, or only this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Team()
     from accelerate import Accelerator

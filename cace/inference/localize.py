@@ -78,7 +78,7 @@ class _Length(NamedTuple):
 class EventLocalizer(NamedTuple):
     """Encoders and trained localizers that belong together; made by `load`."""
 
-    localizers: list[Localizer]  # one a seed
+    localizers: list[Localizer]  # one per seed
     encoding: Encoding
     categories: tuple[str, ...]
     frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
@@ -90,7 +90,7 @@ class EventLocalizer(NamedTuple):
 
         Memory does not grow with the length, except for the result.
         show_progress: a bar on the terminal.
-        Raises: UserError if the file is no video, or has no picture or no sound.
+        Raises: UserError if the file is not a video, or has no picture or no sound.
         """
         path = Path(video)
         if not path.is_file():

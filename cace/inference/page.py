@@ -40,7 +40,7 @@ def video_page(
     events: those to show; None: all of them.
     truth: what really happens, if that is known; its confidence is not used.
     embed: the video goes into the page, at 4/3 of its size; else the page links to it.
-    link: path of the video as seen from the page's folder; None: both are in one folder.
+    link: path of the video, relative to the page's folder; None: both are in one folder.
     """
     events = timeline.events(threshold) if events is None else events
     return render(
@@ -83,7 +83,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
 
 
 def _maps(attention: Float[np.ndarray, "S H W"]) -> dict[str, Any]:
-    """Each second's map, a byte a cell with the peak at 255; ratio of the peak to the mean."""
+    """Each second's map, one byte per cell with the peak at 255; ratio of the peak to the mean."""
     peaks = attention.max(axis=(1, 2), keepdims=True)
     levels = np.round(255 * attention / peaks).astype(np.uint8)
     _, height, width = attention.shape

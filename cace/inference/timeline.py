@@ -35,7 +35,7 @@ class Lane(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """What a model finds in a video of S seconds; arrays have one entry a second."""
+    """What a model finds in a video of S seconds; arrays have one entry per second."""
 
     file: Path
     seconds: float  # length that was analysed; the last second may be incomplete

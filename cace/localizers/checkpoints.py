@@ -20,7 +20,7 @@ from cace.system.errors import UserError
 from cace.system.files import expect_file, write_atomically
 
 FORMAT = "cace-localizer-2"
-FIRST_FORMAT = "cace-localizer-1"  # of CACE-Net alone
+FIRST_FORMAT = "cace-localizer-1"  # only of CACE-Net
 AUTHORS_DEFAULT = "cace_net"
 
 

@@ -136,7 +136,7 @@ def decode_tracks(
     """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
     with av.open(str(path), options=FORMATS) as container:
         video, audio = _tracks(container)
-        # One thread a clip: processes scale, and a second thread never made a clip cheaper.
+        # One thread per clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"
         video.codec_context.thread_count = 1
         start = (container.start_time or 0) / av.time_base

@@ -121,7 +121,7 @@ def decode_clips(
     """Decodes clips into shards under `into`; shards that exist already are kept.
 
     workers: processes of the local engine; engine ray uses the cores of its cluster.
-    Returns: the content of `clips.csv`, one row a clip.
+    Returns: the content of `clips.csv`, one row per clip.
     """
     how = {
         "fps": fps,

@@ -110,7 +110,7 @@ def write_index(folder: Path, shards: Iterable[Path], settings: dict[str, Any]) 
     """Writes `clips.csv` and `store.json` of finished shards.
 
     settings: how the clips were decoded.
-    Returns: the content of `clips.csv`, one row a clip.
+    Returns: the content of `clips.csv`, one row per clip.
     """
     index = pd.concat([_shard_index(shard) for shard in shards], ignore_index=True)
     write_atomically(folder / "clips.csv", index.to_csv(index=False))
@@ -144,7 +144,7 @@ class ClipStore:
         self.folder = folder
         if (folder / "labels.npy").exists():
             raise UserError(
-                f"{folder}: expected decoded clips, got labels alone; source released has no clips"
+                f"{folder}: expected decoded clips, got only labels; source released has no clips"
             )
         settings = json.loads(expect_file(folder / "store.json", made_by="decode").read_text())
         self.fps: int = settings["fps"]
@@ -178,7 +178,7 @@ class ClipStore:
         return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
 
     def sound(self, id_: str) -> Float32[np.ndarray, "T S"]:
-        """32 kHz sound of a clip in [-1, 1], one row a segment."""
+        """32 kHz sound of a clip in [-1, 1], one row per segment."""
         file, row = self._find(id_)
         return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
 

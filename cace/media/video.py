@@ -48,7 +48,7 @@ class Segment(NamedTuple):
 class Probe(NamedTuple):
     """What is known about a video before it is decoded."""
 
-    seconds: float | None  # None: the container does not tell
+    seconds: float | None  # None: unknown to the container
     view: tuple[
         float, float, float, float
     ]  # left, top, width, height of the part that encoders read

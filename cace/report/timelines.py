@@ -41,9 +41,9 @@ class Track(NamedTuple):
 
     name: str
     stretches: list[Stretch]
-    relevance: list[float]  # probability, one a segment
+    relevance: list[float]  # probability, one per segment
     right: int  # segments
-    looks: list[Look] | None  # one a segment; None if sound does not guide vision
+    looks: list[Look] | None  # one per segment; None if sound does not guide vision
 
 
 class Clip(NamedTuple):
@@ -52,7 +52,7 @@ class Clip(NamedTuple):
     id: str
     category: str
     truth: list[Stretch]
-    frames: list[str] | None  # data URLs, one a segment; None if the source has no pictures
+    frames: list[str] | None  # data URLs, one per segment; None if the source has no pictures
     tracks: list[Track]
 
 

@@ -28,7 +28,7 @@ def scratch(name: str, *inputs: Any, stage: str = "") -> Iterator[Path]:
     """A locked folder for this work with these inputs; the next run finds it after a kill.
 
     name: of the folder under `.work`.
-    inputs: everything that the result depends on beside the code (hashes of the files that are
+    inputs: everything that the result depends on except the code (hashes of the files that are
         read, settings), as plain JSON.
     stage: as `file:stage`, if the stage is not called `name` in dvc.yaml.
 

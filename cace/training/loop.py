@@ -1,7 +1,7 @@
 """Trains one localizer on stored features, under two protocols at once.
 
 honest: the epoch is chosen on val (`best.pt`). best-on-test: it is chosen on test, as published
-results do (`best_on_test.pt`). The test scores have a curve of their own and decide nothing else.
+results do (`best_on_test.pt`). The test scores have a separate curve and decide nothing else.
 
 Source: the schedule of the published results: Adam, learning rate lowered at milestones, gradient
 norm clipped.
@@ -48,7 +48,7 @@ class Curves(NamedTuple):
     """The curves of one training."""
 
     train: Curve  # learning rate, loss and its terms on train, scores on val
-    test: Curve  # accuracy on test: for the best-on-test protocol alone
+    test: Curve  # accuracy on test: only for the best-on-test protocol
 
 
 class Best:
@@ -162,7 +162,7 @@ def train_one_epoch(
 
 
 def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Where a localizer computes its grid in this precision."""
+    """A context in which a localizer computes its grid in this precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 

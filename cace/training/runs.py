@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(params: Params, *, unimodal: bool) -> list[Job]:
-    """One job a seed and, if asked for, the one-modality baselines of the first seed."""
+    """One job per seed and, if asked for, the one-modality baselines of the first seed."""
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed) for seed in seeds]
     if unimodal:

@@ -131,7 +131,7 @@ def _members(archive: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.Z
     tops = [path.parent for path in paths if path.name == "Annotations.txt"]
     if len(tops) != 1:
         raise UserError(
-            f"{archive}: expected one Annotations.txt beside {', '.join(TEXTS[1:])} and AVE/, got "
+            f"{archive}: expected one Annotations.txt, with {', '.join(TEXTS[1:])} and AVE/, got "
             f"{len(tops)}; get it from {ARCHIVE.url}"
         )
     relative = {

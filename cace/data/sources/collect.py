@@ -47,7 +47,7 @@ def collect_archive(out: Path, archive: Path | None, encoders: Sequence[tuple[st
     """Unpacks and checks the archive of AVE.
 
     archive: the user's zip file, data.archive; None: it is downloaded.
-    encoders: name and weights of each; downloadable weights are fetched beside the archive, so that
+    encoders: name and weights of each; downloadable weights are fetched with the archive, so that
         a failure shows here and not after hours of work. They change nothing that is written.
     """
     files = [] if archive else [ave.ARCHIVE]

@@ -20,7 +20,7 @@ def sine(turns: float) -> float:
 
 
 def cosine(turns: float) -> float:
-    """The cosine likewise."""
+    """The cosine of a phase in turns, rounded too."""
     return sine(turns + 0.25)
 
 

@@ -4,7 +4,7 @@ It shows that the pipeline works without a download; it is no evidence about AVE
 come and go independently, so that neither picture nor sound alone tells events from background.
 
 With the same versions of the libraries, the files are equal on every x86-64 processor: sounds.py
-explains how for the samples, and the codecs here compute with integers alone.
+explains how for the samples, and the codecs here compute only with integers.
 
 In order: the categories, what happens in a clip, its picture, its sound, and `render`, which
 writes the set. Objects are in drawings.py, sounds in sounds.py.

@@ -126,7 +126,7 @@ def read_data(path: Path, key: str = RELEASED_KEY) -> Shaped[np.ndarray, "..."]:
 
 
 def _shape(path: Path, key: str, problems: list[str]) -> tuple[int, ...] | None:
-    """Shape of the data set; None, and a problem, where there is none."""
+    """Shape of the data set; None, and a new problem, if there is none."""
     try:
         with h5py.File(path) as file:
             if isinstance(data := file.get(key), h5py.Dataset):
@@ -186,7 +186,7 @@ def _categories(lines: list[Line], columns: int | None, problems: list[str]) -> 
     if columns is not None and columns != len(found) + 1:
         problems.append(
             f"labels.h5: expected {len(found) + 1} columns, as Annotations.txt has {len(found)} "
-            f"categories beside the background, got {columns}"
+            f"categories and the background, got {columns}"
         )
     return found
 

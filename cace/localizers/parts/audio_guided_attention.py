@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Attended(NamedTuple):
-    """One visual vector a segment, and where in the grid it comes from."""
+    """One visual vector per segment, and where in the grid it comes from."""
 
     visual: Float[Tensor, "B T V"]
     attention: Float[Tensor, "B T H W"]  # sums to 1

@@ -39,7 +39,7 @@ class Suppressed(NamedTuple):
 
 
 class BackgroundSuppression(nn.Module):
-    """From the features of a clip to one vector a segment.
+    """From the features of a clip to one vector per segment.
 
     guidance, beta, psi: of the co-guidance attention in front.
     alpha: how much one modality's gate strengthens the other.
@@ -100,7 +100,7 @@ class BackgroundSuppression(nn.Module):
         audio: Float[Tensor, "B T A"],
         attention: Float[Tensor, "B T H W"] | None,
     ) -> Suppressed:
-        """From one visual and one audio vector a segment on."""
+        """From one visual and one audio vector per segment on."""
         visual_sequence, _ = self.visual_lstm(visual)
         audio_sequence, _ = self.audio_lstm(audio)
 

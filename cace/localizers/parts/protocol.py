@@ -43,7 +43,7 @@ def localization_of_scores(
 def full_precision(like: Tensor) -> torch.autocast:
     """Switches autocast off, on the device of a tensor.
 
-    Where training computes in bfloat16, it does so for the visual grid alone, which is most of the
+    If training computes in bfloat16, it does so only for the visual grid, which is most of the
     arithmetic; a method computes the rest in full precision.
     """
     return torch.autocast(like.device.type, enabled=False)
@@ -94,7 +94,7 @@ class Localizer(nn.Module):
         """Called before each epoch of training.
 
         progress: share of the training that is done, from 0 to 1. A method that changes with it
-            keeps the change in a buffer, so that checkpoints contain it.
+            stores the change in a buffer, so that checkpoints contain it.
         """
 
     def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
