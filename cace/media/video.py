@@ -49,9 +49,7 @@ class Probe(NamedTuple):
     """What is known about a video before it is decoded."""
 
     seconds: float | None  # None: unknown to the container
-    view: tuple[
-        float, float, float, float
-    ]  # left, top, width, height of the part that encoders read
+    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders read
 
 
 def probe(path: Path, *, short_side: int, crop: int) -> Probe:

@@ -1,4 +1,4 @@
-"""The state of a training, saved so that an interrupted run resumes after its last epoch."""
+"""The state of a training run, saved so that an interrupted run resumes after its last epoch."""
 
 import io
 from pathlib import Path

@@ -100,7 +100,7 @@ class BackgroundSuppression(nn.Module):
         audio: Float[Tensor, "B T A"],
         attention: Float[Tensor, "B T H W"] | None,
     ) -> Suppressed:
-        """From one visual and one audio vector per segment on."""
+        """The network after guidance, which gives one visual and one audio vector per segment."""
         visual_sequence, _ = self.visual_lstm(visual)
         audio_sequence, _ = self.audio_lstm(audio)
 
