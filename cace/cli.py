@@ -25,7 +25,7 @@ FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        hint = f"a name that starts with '-' goes after '--': {self.prog} -- -4f2kD8aQxw"
+        hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize"))
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 

@@ -179,7 +179,7 @@ def test_a_cluster_of_too_small_machines_is_refused(cluster, tmp_path):
         list(on_cluster(list, [[]], tmp_path, cores=2))
 
 
-def test_without_ray_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+def test_without_ray_the_error_explains_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"run `pip install 'cace\[distributed\]'`, or set local"):
         list(on_cluster(list, [[]], tmp_path))

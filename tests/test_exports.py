@@ -152,7 +152,7 @@ def test_a_page_names_a_category_without_running_it(tmp_path):
     assert not re.search(r"<script>alert", page.read_text())
 
 
-def test_truth_is_taken_from_the_rows_of_the_file_s_name(tmp_path):
+def test_truth_is_read_from_the_rows_of_the_file_s_name(tmp_path):
     (tmp_path / "Annotations.txt").write_text(
         "A bell&a&good&2&5\nA dog&b&good&0&10\nA dog&c&good&0&10\n"
     )
