@@ -254,7 +254,7 @@ def test_a_virus_scan_page_that_comes_again_is_named(server):
 def test_another_page_is_named_by_its_title(server, folder, headers):
     server.plays = [says(200, b"\n<HTML><title>Please\n sign in</title>", **headers)]
     message = refused(file_of(server, sha256=""))
-    assert "a web page, titled 'Please sign in', instead of the file" in message
+    assert "expected the file, got a web page, titled 'Please sign in'" in message
     assert files_in(folder) == set()
 
 

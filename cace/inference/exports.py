@@ -94,8 +94,8 @@ class Writer:
         ]
         if there:
             raise UserError(
-                f"these files exist already; choose another folder, or use --overwrite, which "
-                f"replaces all but videos:"
+                f"these files exist already; choose another folder, or replace them (all but "
+                f"videos) with --overwrite:"
                 f"{listed(there)}"
             )
 

@@ -208,14 +208,14 @@ def _describe(page: str) -> str:
     text = page.lower()
     if "quota" in text or "too many users" in text:
         return (
-            "Google Drive's page that its download quota for this file is used up; try again "
+            "Google Drive reports that its download quota for this file is used up; try again "
             "after 24 hours, or get it in a browser where you are signed in"
         )
     if "virus" in text:
-        return "Google Drive's virus-scan page, again after its question was answered"
+        return "got Google Drive's virus-scan page, again after it was confirmed"
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.DOTALL | re.IGNORECASE)
-    named = f", titled {' '.join(title[1].split())!r}," if title else ""
-    return f"a web page{named} instead of the file"
+    named = f", titled {' '.join(title[1].split())!r}" if title else ""
+    return f"expected the file, got a web page{named}"
 
 
 def _size(part: Path) -> int:
