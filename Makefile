@@ -1,7 +1,7 @@
-# Each target sets up what it needs, once: the virtual environment is in .venv.
+# Each target installs what it needs, once, into the virtual environment .venv.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Idle OpenMP threads sleep: spinning slows a shared machine down several times over.
+# Idle OpenMP threads sleep: spinning makes a shared machine several times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: repro plots pictures test test-ray test-slow bench lint clean

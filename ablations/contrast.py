@@ -12,9 +12,9 @@ from cace.localizers.parts.contrast import bece_floor, bece_loss
 
 
 class Contrast(NamedTuple):
-    """Of one localizer on train, or means over several; None where the contrast is off."""
+    """Of one localizer on train, or means over several; None if the contrast is off."""
 
-    excess: float | None  # of the contrast over the lowest value that it can take
+    excess: float | None  # of the contrast over its lowest possible value
     gradient: float | None  # share of the gradient's norm: |contrast| / (|contrast| + |others|)
 
 

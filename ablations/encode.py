@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def not_run(weights: str, params: Params) -> str | None:
-    """Why a source has no such store, or None where it has one."""
+    """Why a source has no such store, or None if it has one."""
     if params.encoders is None:
         return f"source {params.data.source} has finished features and no frames"
     if weights == "random" and params.data.source == "ave":

@@ -1,4 +1,4 @@
-"""DVC stage of the ablations: the cells as the paper's tables, beside the paper's figures."""
+"""DVC stage of the ablations: the cells as the paper's tables, with the paper's figures."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ CLIP_SOURCES = ("mini", "folder", "ave")
 
 
 class Row(NamedTuple):
-    """A row of the paper and the cell that stands for it."""
+    """A row of the paper, and the cell that corresponds to it."""
 
     label: str
-    cell: str | dict[str, str]  # by source, where only some sources have it
+    cell: str | dict[str, str]  # by source, if only some sources have it
     paper: float | None = None  # percent, on AVE
 
 
 class Table(NamedTuple):
-    """A table of the paper, or ours where its rows have no figure of the paper."""
+    """A table of the paper, or ours if its rows have no figure of the paper."""
 
     title: str
     rows: tuple[Row, ...]
@@ -123,7 +123,7 @@ the gradient's norm there."""
 
 
 def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
-    """One row of a table; without figures where this source has no such cell."""
+    """One row of a table; without figures if this source has no such cell."""
     cell = row.cell if isinstance(row.cell, str) else row.cell.get(source)
     start = {"row": row.label, "cell": cell, "paper": row.paper}
     if cell is None:
@@ -138,7 +138,7 @@ def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(entries: list[dict[str, Any]]) -> str:
-    """A table that people read."""
+    """The entries as a Markdown table."""
     table = pd.DataFrame([columns(entry) for entry in entries]).fillna("")
     return table.to_markdown(index=False, disable_numparse=True)
 

@@ -28,8 +28,8 @@ CELLS = Path("ablations/params.yaml")
 def main() -> None:
     """Trains all seeds of the cell, and writes data/ablations/cells/<cell>/.
 
-    `scores.json` has both protocols and what the contrast does. For the cells that Figure 5 shows,
-    `best.pt` is the localizer of the first seed.
+    `scores.json` has the scores of both protocols and the effect of the contrast. For the cells
+    that Figure 5 shows, `best.pt` is the localizer of the first seed.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cell", help=f"a name under `cells` in {CELLS}")

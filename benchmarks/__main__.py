@@ -1,8 +1,8 @@
 """All benchmarks, one after the other: a table, and benchmarks/results.json.
 
 Each is a module `python -m benchmarks.<name>` that prints a JSON object on its last line, and may
-print a table of its own before.
-`python -m benchmarks training startup` runs those alone; the others' results stay.
+print a table before it.
+`python -m benchmarks training startup` runs only those; the results of the others stay.
 """
 
 import json
@@ -19,7 +19,7 @@ IN_ORDER = ("training", "decode", "extract", "startup", "costs")
 
 
 def main() -> None:
-    """Runs those that are named, or all."""
+    """Runs the named benchmarks, or all."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in sys.argv[1:] or IN_ORDER:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def run(name: str) -> dict[str, Any]:
-    """What the benchmark prints, from a process of its own."""
+    """What the benchmark prints, run in a separate process."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True)
     *shown, last = done.stdout.splitlines()
@@ -39,7 +39,7 @@ def run(name: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row a figure."""
+    """One row per figure."""
     rows = [
         {"benchmark": name, **figure}
         for name, result in results.items()

@@ -1,7 +1,7 @@
 """What the pipeline costs, from one clip to millions: `python -m benchmarks.costs`.
 
-Profile ave: 160 frames of 224 pixels, ResNet-50, Cnn14 (their weights at random, which cost the
-same). Each stage works on ten rendered clips in a process of its own. The table is the figures
+Profile ave: 160 frames of 224 pixels, ResNet-50, Cnn14 (with random weights, which cost the
+same). Each stage works on ten rendered clips in a separate process. The table is the figures
 times the number of clips; only the memory of the lists is measured at each size.
 """
 
@@ -52,7 +52,7 @@ CORES, MACHINES = 16, 8  # of a machine, and how many of them, in the last colum
 
 
 def spent(device: torch.device) -> float:
-    """Seconds so far: of the processor, or on a GPU by the clock."""
+    """Seconds so far: of the processor, or with a GPU of the clock."""
     if device.type == "cpu":
         return cpu_seconds()
     torch.cuda.synchronize()
@@ -115,7 +115,7 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
 
 
 def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
-    """One seed, on features drawn at random of 64 train clips and as many others as in AVE."""
+    """One seed, on random features of 64 train clips, with val and test in the shares of AVE."""
     rows = [Row(str(k), 0, 0, 9, split) for k, split in enumerate(SPLITS * 8)]
     annotations = Annotations(AVE_CATEGORIES, tuple(rows))
     store = folder / "features.h5"
@@ -146,7 +146,7 @@ def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
 
 
 def lists(folder: Path, count: str) -> dict[str, float]:
-    """The list of all clips and their labels, as every stage holds them."""
+    """The list of all clips and their labels, as every stage loads them."""
     before = peak_megabytes()
     many = folder / count
     ClipStore(many).usable("clip0")
@@ -155,7 +155,7 @@ def lists(folder: Path, count: str) -> dict[str, float]:
 
 
 def write_lists(folder: Path, count: int) -> None:
-    """A store of so many clips without their shards."""
+    """A store of this many clips, without its shards."""
     ids = [f"clip{k}" for k in range(count)]
     folder.mkdir()
     rows = tuple(Row(id_, k % 28, 0, 10, "train") for k, id_ in enumerate(ids))
@@ -175,8 +175,8 @@ def profile() -> Params:
         return load_params(Path(root))
 
 
-def table(seconds: dict[str, float], size: dict[str, float], held: dict[str, float]) -> Any:
-    """seconds and size (bytes): of a clip; held: MB of lists, of all clips."""
+def table(seconds: dict[str, float], size: dict[str, float], memory: dict[str, float]) -> Any:
+    """seconds and size (bytes): of a clip; memory: MB of lists, of all clips."""
     decoding, encoding = seconds["decode, CPU"], seconds[f"extract in float32, {UNIT}"]
     hours = (decoding / CORES + encoding / (CORES if UNIT == "CPU" else 1)) / 3600
     machine = f"{CORES} cores" if UNIT == "CPU" else f"{CORES} cores and a GPU"
@@ -189,7 +189,7 @@ def table(seconds: dict[str, float], size: dict[str, float], held: dict[str, flo
     columns = {
         f"{clips:,} ({name})": {
             **{what: clips * one for what, one in clip.items()},
-            "lists in memory, GB": held[name] / 1e3,
+            "lists in memory, GB": memory[name] / 1e3,
         }
         for name, clips in SIZES.items()
     }
@@ -215,7 +215,7 @@ def main() -> None:
             return alone("benchmarks.costs", "--part", part, temporary, *arguments)
 
         render(Path(temporary) / "media", len(SPLITS), 320, 240, 25)
-        # Its workers import what this process has: here they would pay for torch.
+        # In a separate process: the workers of this one would import torch, too.
         decoded = alone("benchmarks.decode", "--stage", Path(temporary) / "media")
         stored = measured("decode")
         extracted = [measured("extract", precision) for precision in precisions]
@@ -223,10 +223,10 @@ def main() -> None:
         once, thrice = (
             [measured("train", precision, epochs) for precision in precisions] for epochs in (1, 3)
         )
-        held = {}
+        memory = {}
         for name, clips in SIZES.items():
             write_lists(Path(temporary) / str(clips), clips)
-            held[name] = measured("lists", clips)["megabytes"]
+            memory[name] = measured("lists", clips)["megabytes"]
     tuning, training = settings.finetune.epochs, settings.train.epochs
     seconds = {"decode, CPU": decoded["cpu"]}
     seconds[f"finetune, {tuning} epochs, {UNIT}"] = maps["seconds"] + tuning * (
@@ -239,14 +239,14 @@ def main() -> None:
         seconds[f"train in {precision}, a seed, {training} epochs, {UNIT}"] = training * epoch
     features = float(sum(2 * np.prod(shape) for shape in SHAPES))  # float16
     size = {"clips": stored["bytes"], "features": features}
-    print(table(seconds, size, held).to_markdown(disable_numparse=True, stralign="right"))
+    print(table(seconds, size, memory).to_markdown(disable_numparse=True, stralign="right"))
     peaks = {"finetune": tuned, "extract": extracted[0], "train": thrice[0]}
     report(
         [
             *(figure(what, "s a clip", one) for what, one in seconds.items()),
             *(figure(f"{what} on disk", "MB a clip", one / 1e6) for what, one in size.items()),
             *(figure(f"{w}: peak memory", "MB", one["megabytes"]) for w, one in peaks.items()),
-            *(figure(f"lists, {name}", "MB", megabytes) for name, megabytes in held.items()),
+            *(figure(f"lists, {name}", "MB", megabytes) for name, megabytes in memory.items()),
         ]
     )
 

@@ -1,8 +1,8 @@
 """Decoding against "OpenCV reads every frame, PIL transforms each": `python -m benchmarks.decode`.
 
 Both make 160 frames of 224 x 224 pixels, and mono sound of 32 kHz, from each of some rendered clips
-of 320 x 240, 25 frames a second; theirs takes the sound through PyAV and librosa. CPU time is that
-of the clips alone, without imports; memory is that of the whole process. Needs OpenCV:
+of 320 x 240, 25 frames a second; theirs reads the sound with PyAV and librosa. CPU time is that
+of the clips alone, without imports; memory is that of the complete process. Needs OpenCV:
 `pip install -e '.[bench]'`.
 """
 
@@ -60,7 +60,7 @@ def theirs(path):
 
 
 def one_way(way, folder):
-    """In a process of its own: CPU seconds a clip, and the peak memory."""
+    """In a separate process: CPU seconds per clip, and the peak memory."""
     decode = {"ours": ours, "theirs": theirs}[way]
     paths = sorted((folder / "AVE").iterdir())
     decode(paths[0])  # imports
@@ -69,7 +69,7 @@ def one_way(way, folder):
 
 
 def stage(folder, count):
-    """The stage as a whole, with `count` processes: seconds a clip, and those of its main one."""
+    """The complete stage, with `count` processes: seconds per clip, in all and in its main one."""
     from cace.data.annotations import read_annotations
     from cace.media.pool import decode_clips, media_files
 

@@ -29,7 +29,7 @@ BATCH = 40  # frames
 
 
 def store_of(media, into, clips, fps, side):
-    """A decoded store of any number of clips, from a few files over and over."""
+    """A decoded store of any number of clips, made from a few files that repeat."""
     annotations = read_annotations(media, None)
     files = media_files(media, annotations)
     names = [f"clip{k}" for k in range(clips)]
@@ -65,8 +65,8 @@ class Extraction:
         self.visual = visual_encoder("efficientnet_lite0", "imagenet").to(self.device)
         self.audio = audio_encoder("logmel", "none").to(self.device)
 
-    def whole(self, precision="float32", read=lambda path: None):
-        """The stage's work: from the store to the features, on the disk; what is read of them."""
+    def complete(self, precision="float32", read=lambda path: None):
+        """The stage's work, from the store to the features on the disk, which `read` reads."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "features.h5"
             extract_features(
@@ -83,7 +83,7 @@ class Extraction:
             return read(path)
 
     def bare(self, tensors, precision="float32"):
-        """The encoders alone."""
+        """Only the encoders."""
         for frames, sound in tensors:
             with (
                 torch.inference_mode(),
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        Extraction(options.memory_of).whole()
+        Extraction(options.memory_of).complete()
         print(json.dumps({"megabytes": peak_megabytes()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -122,13 +122,13 @@ def main():
         work = Extraction(store_of(media, folder / "clips", options.clips, 4, 224))
         tensors = work.tensors()
         work.bare(tensors[:1])  # warm
-        whole, bare, bare16 = in_turns(
-            lambda: timed(work.whole, options.clips),
+        complete, bare, bare16 = in_turns(
+            lambda: timed(work.complete, options.clips),
             lambda: timed(lambda: work.bare(tensors), options.clips),
             lambda: timed(lambda: work.bare(tensors, "bfloat16"), options.clips),
             rounds=options.rounds,
         )
-        exact, rough = (work.whole(name, visual_of) for name in ("float32", "bfloat16"))
+        exact, rough = (work.complete(name, visual_of) for name in ("float32", "bfloat16"))
         few, many = (
             alone(
                 "benchmarks.extract",
@@ -140,8 +140,8 @@ def main():
     cosine = (exact * rough).sum() / np.linalg.norm(exact) / np.linalg.norm(rough)
     cpu, wall = "clips a CPU s", "clips a s"
     figures = [
-        figure("extract: throughput", cpu, 1 / whole["cpu"], 1 / bare["cpu"], "ratio >= 0.9"),
-        figure("extract: throughput by the clock", wall, 1 / whole["wall"], 1 / bare["wall"]),
+        figure("extract: throughput", cpu, 1 / complete["cpu"], 1 / bare["cpu"], "ratio >= 0.9"),
+        figure("extract: throughput by the clock", wall, 1 / complete["wall"], 1 / bare["wall"]),
         figure("extract: bfloat16 against float32", cpu, 1 / bare16["cpu"], 1 / bare["cpu"]),
         figure("extract: bfloat16, cosine to float32", "", float(cosine)),
         figure("extract: bfloat16, largest difference", "", float(np.abs(exact - rough).max())),

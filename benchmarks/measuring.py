@@ -1,4 +1,4 @@
-"""What the benchmarks measure with, and how they report."""
+"""How the benchmarks measure and report."""
 
 import json
 import os
@@ -22,16 +22,16 @@ def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held."""
+    """The most memory that this process has used."""
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would count what its parent held when it started this process
+    if status.exists():  # ru_maxrss would count what its parent used when it started this process
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_turns(*jobs: Callable[[], dict[str, float]], rounds: int) -> list[dict[str, float]]:
-    """Medians of what each job returns; the jobs take turns, so that a busy machine hits all."""
+    """Medians of what each job returns; they run in turns, so that a busy machine slows all."""
     results: list[list[dict[str, float]]] = [[] for _ in jobs]
     for _ in range(rounds):
         for job, found in zip(jobs, results, strict=True):
@@ -42,14 +42,14 @@ def in_turns(*jobs: Callable[[], dict[str, float]], rounds: int) -> list[dict[st
 
 
 def alone(module: str, *arguments: Any) -> dict[str, float]:
-    """Runs a part of a benchmark in a process of its own; its last line is JSON."""
+    """Runs a part of a benchmark in a separate process; its last line is JSON."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def timed(job: Callable[[], Any], clips: int) -> dict[str, float]:
-    """CPU and wall seconds a clip."""
+    """CPU and wall seconds per clip."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     job()
     return {
@@ -70,7 +70,7 @@ def render(folder: Path, clips: int, width: int, height: int, fps: int) -> None:
 def figure(
     what: str, unit: str, ours: float, theirs: float | None = None, bar: str | None = None
 ) -> dict[str, Any]:
-    """One row of the table; ratio: ours over theirs; bar: what was to be reached, in words."""
+    """One row of the table; ratio: ours over theirs; bar: the goal, in words."""
     ratio = None if theirs is None else ours / theirs
     return {"what": what, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "bar": bar}
 

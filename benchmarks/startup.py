@@ -1,4 +1,4 @@
-"""How long `cace --help` takes, beside Python itself."""
+"""How long `cace --help` takes, compared with Python itself."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def seconds(*command: str) -> float:
 
 
 def main() -> None:
-    """CPU and not wall seconds: those of an idle machine."""
+    """CPU seconds, not wall seconds: they are nearly the same on a busy machine."""
     ours, bare = seconds("-c", HELP), seconds("-c", "pass")
     report([figure("`cace --help`, beside `python -c pass`", "CPU s", ours, bare, "at most 0.5 s")])
 

@@ -3,7 +3,7 @@
 Theirs is the published way: tests/reference.py, which computes every ablation's arithmetic whatever
 the settings, in float64 (or float32, for comparison), and reads each sample from HDF5 at random.
 Ours is what `stages.train` runs. Both at batch 64 and VGG dimensions, one thread, forward and
-backward, without dropout, which the reference leaves out; each in a process of its own, in turn.
+backward, without dropout, which the reference leaves out; each in a separate process, in turn.
 """
 
 import json
@@ -104,7 +104,7 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
 
 
 def measure(way: str, guide: str, precision: str, store: Path) -> None:
-    """In a process of its own: CPU seconds of each step on each line asked for, then the peak."""
+    """In a separate process: one step for each line of input, with its CPU seconds and the peak."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """The command line: `cace <command>`.
 
-Each command imports what it needs: torch and pandas take seconds; `cace --help` should not.
+Each command imports what it needs: importing torch and pandas here would delay `--help` by seconds.
 """
 
 import argparse
@@ -25,13 +25,13 @@ FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        hint = f"a name that starts with '-' goes after '--': {self.prog} -- -4f2kD8aQxw"
+        hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize"))
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, where there is one."""
+    """Shows the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default else action.help
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of the output has closed it
+    except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     localize = commands.add_parser(
         "localize",
         help="find the events of videos: when, and of which category",
-        description="Prints when something of a known category is both visible and audible in each "
-        "video, of any length and container. With --out it also writes files for players, tables "
-        "and editors, and a page with the video, its timeline and where the model looked.",
+        description="Prints when something of a known category is both visible and audible in "
+        "each video, of any length and container. With --out it also writes files for players, "
+        "tables and editors, and a page with the video, its timeline and where the model looked.",
         formatter_class=_Help,
     )
     localize.add_argument(
@@ -85,35 +85,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the fine-tuned visual encoder (default: visual_encoder.pt beside the model)",
     )
-    localize.add_argument("--out", type=Path, metavar="DIR", help="writes files there")
+    localize.add_argument("--out", type=Path, metavar="DIR", help="folder to write files to")
     localize.add_argument(
         "--format",
         type=_formats,
         default=",".join(FORMATS),
         metavar="F,F,...",
-        help="which files: " + ", ".join(FORMATS),
+        help="files to write: " + ", ".join(FORMATS),
     )
     localize.add_argument(
-        "--embed", action="store_true", help="put the video into the page; else the page links it"
+        "--embed", action="store_true", help="put the video into the page, instead of a link to it"
     )
     localize.add_argument(
         "--truth",
         type=Path,
         metavar="FOLDER",
-        help="folder with an Annotations.txt: its events of the file's name are shown on the page",
+        help="folder with an Annotations.txt; the page shows its events for the file's name",
     )
+    localize.add_argument("--overwrite", action="store_true", help="replace existing files in DIR")
     localize.add_argument(
-        "--overwrite", action="store_true", help="replace files that are in DIR already"
+        "--top", type=_count, metavar="N", help="only the N events of the highest confidence"
     )
-    localize.add_argument("--top", type=_count, metavar="N", help="only the N surest events")
     _add_threshold(localize)
     _add_authors_settings(localize)
     localize.set_defaults(command=_localize)
 
     inspect = commands.add_parser(
         "inspect",
-        help="look at a clip as the pipeline reads it",
-        description="Writes a contact sheet (one frame a segment, with its label and, for test "
+        help="show a clip as the pipeline reads it",
+        description="Writes a contact sheet (one frame per segment, with its label and, for test "
         "clips, its prediction), the spectrogram, and the sound as WAV.",
     )
     inspect.add_argument(
@@ -126,14 +126,14 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser(
         "check",
-        help="see what is in a folder of clips, and what is wrong with it",
+        help="show what is in a folder of clips, and what is wrong with it",
         description="Reads the annotations of a folder in the AVE layout and decodes all its "
-        "clips, as the pipeline would. Prints what it found; the exit status is 1 where it found "
+        "clips, as the pipeline would. Prints what it found; the exit status is 1 if it found "
         "a problem.",
         formatter_class=_Help,
     )
-    check.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
-    check.add_argument("--csv", type=Path, metavar="FILE", help="writes a row a clip")
+    check.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
+    check.add_argument("--csv", type=Path, metavar="FILE", help="table to write, one row per clip")
     check.add_argument(
         "--min-seconds",
         type=float,
@@ -152,9 +152,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser(
         "doctor",
-        help="check what is installed, found and missing, and how to fix it",
+        help="show what is installed, found and missing, and how to fix it",
         description="Looks at this machine and at the project in the current folder, and changes "
-        "nothing. The exit status is 1 where there is something to fix.",
+        "nothing. The exit status is 1 if there is something to fix.",
     )
     doctor.set_defaults(command=_doctor)
 
@@ -162,10 +162,10 @@ def _parser() -> argparse.ArgumentParser:
         "index",
         help="record a folder's clips, so that the pipeline notices when they change",
         description=f"Writes {paths.INDEX}: size and hash of every annotated clip, and of the "
-        "files with the rows, of a folder in the AVE layout. The pipeline depends on it: after a "
-        "change of the folder, index it again, and `dvc repro` reads it again.",
+        "annotation files, of a folder in the AVE layout. The pipeline depends on this file: when "
+        "the folder has changed, index it again, and `dvc repro` reads it again.",
     )
-    index.add_argument("folder", type=Path, metavar="FOLDER", help="that of data.path")
+    index.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
     index.set_defaults(command=_index)
 
     plots = commands.add_parser(
@@ -182,14 +182,16 @@ def _parser() -> argparse.ArgumentParser:
         help="score a checkpoint, ours or one of a method's authors, on the feature store",
         description="Scores a checkpoint on the current feature store and prints the metrics as "
         "JSON. A file of the authors (.pth.tar) does not contain its settings: --localizer, "
-        "--guidance, --beta, --psi and --lambda give them. Ours does; they are ignored then.",
+        "--guidance, --beta, --psi and --lambda give them. Ours does; they are then ignored.",
         formatter_class=_Help,
     )
-    evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="to score")
     evaluate.add_argument(
-        "--features", type=Path, default=paths.FEATURES, metavar="FILE", help="the store"
+        "--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to score"
     )
-    evaluate.add_argument("--split", choices=SPLITS, default="test", help="of the store")
+    evaluate.add_argument(
+        "--features", type=Path, default=paths.FEATURES, metavar="FILE", help="the feature store"
+    )
+    evaluate.add_argument("--split", choices=SPLITS, default="test", help="split to score")
     _add_threshold(evaluate)
     _add_authors_settings(evaluate)
     evaluate.set_defaults(command=_evaluate)
@@ -202,17 +204,23 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
         type=_share,
         default=THRESHOLD,
         metavar="θ",
-        help="an event is a segment above it",
+        help="a segment with a relevance above it is an event",
     )
 
 
 def _add_authors_settings(parser: argparse.ArgumentParser) -> None:
     """Settings that a checkpoint of a method's authors does not contain."""
-    group = parser.add_argument_group("of a checkpoint of a method's authors, which has none")
-    group.add_argument(
-        "--localizer", choices=LOCALIZERS, help="the method (default: cace_net); ours says it"
+    group = parser.add_argument_group(
+        "settings of an authors' checkpoint, which does not contain them"
     )
-    group.add_argument("--guidance", choices=get_args(Guidance), help="who guides (cace_net: both)")
+    group.add_argument(
+        "--localizer",
+        choices=LOCALIZERS,
+        help="the method (default: cace_net); our checkpoints contain it",
+    )
+    group.add_argument(
+        "--guidance", choices=get_args(Guidance), help="which modality guides (cace_net: both)"
+    )
     group.add_argument("--beta", type=float, metavar="β", help="β of Eq. 2 (cace_net, cmbs: 0.4)")
     group.add_argument("--psi", type=float, metavar="ψ", help="ψ of Eq. 6 (cace_net: 0.3)")
     group.add_argument(
@@ -261,7 +269,7 @@ def _localize(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
-        raise UserError("--format, --embed and --truth set what is written; --out DIR sets where")
+        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
     localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     failures = []
     for file in files:
@@ -345,12 +353,12 @@ def _index(options: argparse.Namespace) -> None:
     changed = differences(read_index(paths.INDEX), index) if paths.INDEX.exists() else []
     write_atomically(paths.INDEX, index.to_csv(index=False))
     print(
-        f"{paths.INDEX}: {len(clips)} clips and {len(index) - len(clips)} files of rows, "
+        f"{paths.INDEX}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
         f"{len(changed)} of them new, gone or changed"
     )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
-    print(f"`git add {paths.INDEX}` adds it to the repository")
+    print(f"run `git add {paths.INDEX}` to keep it")
 
 
 def _plots(_: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
-"""Settings: `params.yaml` (the paper's knobs) over `profiles/<source>.yaml` (what scales).
+"""Settings: `params.yaml` (those of the paper) and `profiles/<source>.yaml` (those that scale).
 
-The two files hold disjoint keys; together they make one frozen, checked `Params`. dvc.yaml tracks
-sections of both, so a section that no stage tracks is refused: a change of it would re-run nothing.
+No key may be in both files; together they make one frozen, checked `Params`. dvc.yaml tracks
+sections of both. A section that no stage tracks is refused: changing it would re-run nothing.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 
-# Sections of the profile that stay empty, as the source leaves the stage nothing to set.
+# Sections of the profile that stay empty: with this source the stage has no settings.
 NOTHING_TO_SET = {
     "ave": ("download",),
     "folder": ("download",),
@@ -53,18 +53,18 @@ Seeds = Annotated[
 
 
 class Section(BaseModel):
-    """Settings that cannot change, with no key beside the known ones."""
+    """Settings that cannot be changed; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _a_number_is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
         if (
             isinstance(value, bool)
             and cls.model_fields[str(info.field_name)].annotation is not bool
         ):
-            raise ValueError("expected something else than an on/off word")
+            raise ValueError("expected a value other than on/off, yes/no or true/false")
         return value
 
 
@@ -77,9 +77,9 @@ class DataParams(Section):
 
     @field_validator("archive")
     @classmethod
-    def _an_archive_stands_alone(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+    def _an_archive_has_no_folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value and (info.data.get("source") != "ave" or info.data.get("path")):
-            raise ValueError("expected an archive with source ave only, and without a data.path")
+            raise ValueError("expected an archive only with source ave and without a data.path")
         return value
 
 
@@ -94,7 +94,7 @@ class RenderParams(Section):
 
 
 class DecodeParams(Section):
-    """What is kept of a clip."""
+    """How clips are decoded, and which are refused."""
 
     fps: Annotated[int, Field(ge=1, le=60)]
     short_side: Count
@@ -107,7 +107,7 @@ class DecodeParams(Section):
 
     @field_validator("crop")
     @classmethod
-    def _lies_in_the_frame(cls, crop: int, info: ValidationInfo) -> int:
+    def _fits_into_the_frame(cls, crop: int, info: ValidationInfo) -> int:
         if crop > (short_side := info.data.get("short_side", crop)):
             raise ValueError(f"expected at most short_side ({short_side})")
         return crop
@@ -165,7 +165,7 @@ class BeceParams(Section):
 
 
 class LocalizerParams(Section):
-    """Which method; and weights of the inner connections of CACE-Net."""
+    """The method, and two weights inside CACE-Net."""
 
     name: str
     alpha: NotNegative
@@ -187,7 +187,7 @@ Width = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
 class CaceNetParams(MethodParams):
-    """CACE-Net beside its sections guidance, bece and localizer."""
+    """CACE-Net; more settings are in the sections guidance, bece and localizer."""
 
     width: Width
 
@@ -221,7 +221,7 @@ class TrainParams(Section):
 
 
 class AblationsParams(Section):
-    """The length of a cell of the ablations, in the place of the section train's."""
+    """Epochs and seeds of a cell of the ablations; they replace those of section train."""
 
     epochs: Count
     seeds: Seeds
@@ -234,13 +234,13 @@ class EvaluateParams(Section):
 
 
 class ComputeParams(Section):
-    """Where decode and extract do their work."""
+    """Where decode and extract run."""
 
     engine: Literal["local", "ray"]
 
 
 class Params(Section):
-    """All settings of a run; None where the source leaves a stage nothing to set."""
+    """All settings of a run; None for a stage that has no settings with this source."""
 
     data: DataParams
     download: RenderParams | None
@@ -277,7 +277,7 @@ class Params(Section):
         return {"localizer": self.localizer.name, "settings": self.method, "train": train}
 
 
-# The methods: for each of them a section in params.yaml and a module in cace/localizers/.
+# The methods: each has a section in params.yaml and a module in cace/localizers/.
 LOCALIZERS = tuple(
     name
     for name, field in Params.model_fields.items()
@@ -294,7 +294,7 @@ PROFILE_SECTIONS = (
     "ablations",  # ablations/dvc.yaml tracks it
 )
 
-# Where the work is done changes no result: no stage tracks it, and a change of it re-runs nothing.
+# Where the work is done changes no result, so no stage tracks it: a change re-runs nothing.
 UNTRACKED_SECTIONS = ("compute",)
 
 
@@ -388,9 +388,9 @@ def _explain(error: ValidationError, params: dict[str, Any], profile_file: str) 
         ):
             file = f"params.yaml or {profile_file}"
         name = ".".join(str(part) for part in problem["loc"])
-        says = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
         if problem["type"] == "extra_forbidden":
-            says = "no such key"
-        lines.append(f"{file}, {name}: {says[0].lower()}{says[1:]}{got}")
+            text = "no such key"
+        lines.append(f"{file}, {name}: {text[0].lower()}{text[1:]}{got}")
     return "\n  ".join(lines)

@@ -2,5 +2,5 @@
 
 import os
 
-# Before torch is imported: idle OpenMP threads sleep. Spinning slows a shared machine 3-6 times.
+# Before torch is imported: idle OpenMP threads sleep; spinning slows shared machines 3-6 times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,7 +13,7 @@ from cace.system.workers import workers
 
 
 def main() -> None:
-    """Decodes, or writes the labels alone."""
+    """Decodes, or writes only the labels."""
     params = load_params()
     if params.decode is None:
         write_labels(MEDIA, CLIPS, DECODE_METRICS)

@@ -1,6 +1,6 @@
 """DVC stage: fine-tune the visual encoder by audio-visual contrast on the train split.
 
-Source released has no encoder to train: the stage records that, and passes.
+Source released has no encoder to train: the stage only records that.
 """
 
 from cace.data.annotations import load_annotations
@@ -19,7 +19,7 @@ OUT = Outputs(VISUAL_ENCODER, FINETUNE_CURVE, FINETUNE_METRICS)
 
 
 def main() -> None:
-    """Fine-tunes, or passes."""
+    """Fine-tunes, or records that there is nothing to fine-tune."""
     params = load_params()
     encoders, settings = params.encoders, params.finetune
     team = assemble()

@@ -45,7 +45,10 @@ def visit(browser):
         context = browser.new_context(viewport=viewport, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda said: _note(visit, said.type in ("warning", "error"), said.text))
+        page.on(
+            "console",
+            lambda message: _note(visit, message.type in ("warning", "error"), message.text),
+        )
         page.on("pageerror", lambda error: _note(visit, True, str(error)))
         page.on("request", lambda asked: _note(visit, not asked.url.startswith(LOCAL), asked.url))
         page.goto(path.as_uri())

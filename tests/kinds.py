@@ -58,7 +58,7 @@ def changed(change: Callable[[bytes], bytes], **options) -> Callable[[Path], obj
 
 
 def first(share: float) -> Callable[[bytes], bytes]:
-    """Keeps the beginning of a file."""
+    """Cuts a file after its beginning."""
     return lambda data: data[: int(share * len(data))]
 
 

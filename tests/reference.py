@@ -97,7 +97,7 @@ def guided(p: Params, cells: Tensor, audio: Tensor, guide: Guide, beta: float, p
     attended = normed(p, "v_norm", cells + attention(p, "video_{}", cells, cells))
     if guide == "Visual-Guide":
         return cells.mean(dim=2), guided_audio(p, attended, audio, psi), None
-    # Parameters of its own, but the same norm.
+    # Separate parameters, but the same norm.
     attended2 = normed(p, "v_norm", cells + attention(p, "video_{}2", cells, cells))
     v, spatial = guided_visual(p, cells, attended, audio, beta)
     psi = psi if guide == "Co-Guide" else 0.0

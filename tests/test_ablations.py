@@ -84,12 +84,12 @@ def test_a_row_shows_both_protocols_beside_the_papers_figure():
     assert shown["visual encoder"] == "vgg19, imagenet, fine-tuned 2 epochs"
 
 
-def test_a_row_that_a_source_cannot_run_says_which_can():
+def test_a_row_that_a_source_cannot_run_names_those_that_can():
     entry = tables.entry(Row("VGG", {"released": "both_bece"}, 80.8), "ave", {})
     assert tables.columns(entry)["honest"] == "not run: runs with data.source released"
 
 
-def test_a_cell_that_was_not_run_says_why():
+def test_a_cell_that_was_not_run_gives_the_reason():
     results = {"random": {"not_run": "no frames"}}
     assert tables.entry(Row("x", "random"), "mini", results)["not_run"] == "no frames"
 

@@ -120,7 +120,7 @@ def test_a_clip_added_later_moves_few_others(tmp_path):
     assert sum(after[id_] != split for id_, split in before.items()) <= 2
 
 
-def test_a_file_that_stands_twice_is_in_one_split_alone(tmp_path):
+def test_a_file_with_two_rows_is_in_only_one_split(tmp_path):
     rows = "".join(f"Bark&{k}&good&0&3\nCat&{k}&good&0&3\n" for k in range(20))
     (tmp_path / "Annotations.txt").write_text(rows)
     splits = {}

@@ -75,7 +75,7 @@ def test_an_archive_is_unpacked_wherever_its_top_folder_is(tmp_path, top, header
     assert annotations.rows[4] == ("talk", 0, 0, 10, "test")
 
 
-def test_unpacking_goes_on_where_it_was_stopped(archive, tmp_path):
+def test_unpacking_resumes_where_it_was_stopped(archive, tmp_path):
     media = tmp_path / "media"
     unpack(archive, media)
     whole, cut = media / "AVE/-bell.mp4", media / "AVE/talk.mp4"
@@ -96,7 +96,7 @@ def special(kind):
 
 
 def raw(name):
-    """A member name that zipfile would change when it writes."""
+    """A member name that zipfile would correct when it writes."""
     info = zipfile.ZipInfo("x")
     info.filename = name
     return info
@@ -150,7 +150,7 @@ def test_an_id_with_path_parts_is_never_written(tmp_path):
     assert files_under(tmp_path / "media") == WANTED
 
 
-def test_what_stands_outside_of_the_layout_is_left_in_the_archive(tmp_path):
+def test_what_is_outside_of_the_layout_is_left_in_the_archive(tmp_path):
     extra = [("__MACOSX/AVE_Dataset/._Annotations.txt", "x"), ("other/AVE/x.mp4", "x")]
     archive = write_zip(tmp_path / "a.zip", ave_files(), extra=extra)
     unpack(archive, tmp_path / "media")
@@ -168,7 +168,7 @@ def test_an_encrypted_archive_is_refused(archive, tmp_path):
 
 def test_an_archive_of_something_else_is_refused(tmp_path):
     archive = write_zip(tmp_path / "a.zip", {"readme.md": "x"})
-    with pytest.raises(UserError, match="expected one Annotations.txt beside trainSet.txt.*got 0"):
+    with pytest.raises(UserError, match="expected one Annotations.txt, with trainSet.txt.*got 0"):
         unpack(archive, tmp_path / "media")
 
 
@@ -234,7 +234,7 @@ def test_the_published_counts_are_the_default(archive, tmp_path):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A workspace that holds nothing but settings, with source ave; a call changes them."""
+    """A workspace that contains only settings, with source ave; a call changes them."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     make_workspace(tmp_path, monkeypatch)
@@ -269,7 +269,7 @@ def test_the_stage_fetches_the_archive_with_the_weights_and_publishes_the_clips(
     assert not list((tmp_path / ".work/download").glob("*/media"))
 
 
-def test_the_stage_takes_the_users_archive(project, asked, archive, tmp_path):
+def test_the_stage_uses_the_users_archive(project, asked, archive, tmp_path):
     archive.rename(tmp_path / "mine.zip")
     project("data.archive=mine.zip")
     download.main()

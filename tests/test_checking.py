@@ -61,7 +61,7 @@ def test_each_problem_is_named_and_the_status_is_not_0(messy, capsys, tmp_path):
     assert "\n  gone: no such file" in str(caught.value)
     printed = capsys.readouterr().out
     assert "short: padded, with 9.20 s of picture" in printed
-    assert "extra.mp4: not annotated, left alone" in printed
+    assert "extra.mp4: not annotated, ignored" in printed
     table = pd.read_csv(tmp_path / "clips.csv").set_index("id")
     assert table["usable"].sum() == 5
     assert table.at["short", "padded"]

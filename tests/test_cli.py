@@ -16,7 +16,7 @@ from tests.stores import write_feature_store
 
 @pytest.fixture
 def published(tmp_path):
-    """A store that holds the golden clips as its test split, and a published checkpoint."""
+    """A store that contains the golden clips as its test split, and a published checkpoint."""
     rows = tuple(Row(f"c{k}", 0, 0, 10, "test") for k in range(3))
     data = Annotations(AVE_CATEGORIES, rows)
     store = write_feature_store(tmp_path / "features.h5", data, (7, 7), (512, 128))
@@ -93,7 +93,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
 
 def test_files_are_only_written_where_a_folder_is_named(tmp_path):
     (tmp_path / "a.mp4").touch()
-    with pytest.raises(SystemExit, match="--out DIR sets where"):
+    with pytest.raises(SystemExit, match="need --out DIR, the folder to write to"):
         main(["localize", str(tmp_path / "a.mp4"), "--format", "csv"])
 
 
@@ -106,7 +106,7 @@ def test_files_are_only_written_where_a_folder_is_named(tmp_path):
         ("--format", "json,foo", "got ['foo']"),
     ],
 )
-def test_a_wrong_value_says_what_is_expected(option, value, says, capsys):
+def test_a_wrong_value_is_answered_with_what_is_expected(option, value, says, capsys):
     with pytest.raises(SystemExit):
         main(["localize", "a.mp4", option, value])
     assert says in capsys.readouterr().err

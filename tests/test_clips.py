@@ -64,13 +64,13 @@ def test_sound_comes_back_by_segment_to_the_last_bit(store):
     assert np.abs(sound).max() == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_bad_clip_is_listed_with_its_reason_and_the_run_goes_on(store):
+def test_a_bad_clip_is_listed_with_its_reason_and_the_run_continues(store):
     assert store.index["usable"].to_dict() == {"good": True, "lost": False, "html": False}
     assert store.index.at["lost", "reason"] == "no such file"
     assert store.index.at["html", "reason"].startswith("not decodable")
 
 
-def test_reading_a_bad_clip_says_why(store):
+def test_reading_a_bad_clip_gives_the_reason(store):
     with pytest.raises(UserError, match="clip lost: not usable: no such file"):
         store.frames("lost")
 
@@ -135,13 +135,13 @@ def stuck(media, tmp_path):
     return media_files(tmp_path, data), data
 
 
-def test_a_clip_that_hangs_is_refused_at_its_deadline_and_the_run_goes_on(stuck, tmp_path):
+def test_a_clip_that_hangs_is_refused_at_its_deadline_and_the_run_continues(stuck, tmp_path):
     index = decode_clips(*stuck, tmp_path, **{**HOW, "deadline_seconds": 6.0}, workers=1)
     assert index["usable"].tolist() == [True, False, True]
     assert index["reason"][1] == "not decoded within 6 s"
 
 
-def test_a_clip_that_takes_its_process_down_is_refused_alone(stuck, tmp_path):
+def test_a_clip_that_crashes_its_process_is_the_only_one_refused(stuck, tmp_path):
     def kill_the_reader():
         with (tmp_path / "stuck").open("wb"):  # returns once the decoder has opened the other end
             for worker in multiprocessing.active_children():
@@ -228,7 +228,7 @@ def test_a_media_folder_without_its_manifest_is_refused(tmp_path):
 def test_a_store_of_labels_alone_is_refused(tmp_path):
     (tmp_path / "labels.npy").touch()
     with pytest.raises(
-        UserError, match="expected decoded clips, got labels alone; source released has no clips"
+        UserError, match="expected decoded clips, got only labels; source released has no clips"
     ):
         ClipStore(tmp_path)
 

@@ -41,7 +41,7 @@ def as_plain_user(*command):
     return (*plain, *command)
 
 
-def test_a_folder_that_cannot_be_written_is_named_and_keeps_what_it_has(project):
+def test_a_folder_that_cannot_be_written_is_named_and_unchanged(project):
     before = written(project.folder, "decode")
     (project.folder / "data").chmod(0o555)
     try:
@@ -68,7 +68,7 @@ def test_fine_tuning_that_cannot_write_its_result_keeps_its_state(project):
 
 
 @pytest.mark.slow
-def test_a_cache_without_room_takes_nothing_wrong_and_the_rest_later(tmp_path):
+def test_a_full_cache_stores_nothing_wrong_and_the_rest_later(tmp_path):
     project = Project(tmp_path / "cace")
     (project.folder / ".dvc/cache").mkdir()
     alone = ("unshare", "--map-root-user", "--mount")

@@ -163,7 +163,7 @@ def test_encoding_survives_a_killed_worker_to_the_same_bytes(cluster, media, tmp
     assert killed and not killed[0].is_running()
 
 
-def test_a_failure_that_the_user_can_mend_comes_back_as_itself(cluster, tmp_path):
+def test_a_failure_that_the_user_can_fix_comes_back_as_itself(cluster, tmp_path):
     # A store without a file in it: the work fails on the cluster.
     with pytest.raises(UserError, match="^nowhere: not there; run `dvc repro decode`$"):
         list(on_cluster(partial(expect_file, made_by="decode"), [Path("nowhere")], tmp_path))
@@ -179,7 +179,7 @@ def test_a_cluster_of_too_small_machines_is_refused(cluster, tmp_path):
         list(on_cluster(list, [[]], tmp_path, cores=2))
 
 
-def test_without_ray_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+def test_without_ray_the_error_explains_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"run `pip install 'cace\[distributed\]'`, or set local"):
         list(on_cluster(list, [[]], tmp_path))

@@ -1,4 +1,4 @@
-"""`cace doctor`, in a project of its own."""
+"""`cace doctor`, in a separate project."""
 
 import shutil
 

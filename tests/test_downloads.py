@@ -27,7 +27,7 @@ value="t"></form></html>"""
 
 
 class Server(ThreadingHTTPServer):
-    """Gives CONTENT; `plays` holds what it does to the next requests instead of that."""
+    """Gives CONTENT; `plays` contains what it does with the next requests instead."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -128,14 +128,14 @@ def test_after_a_cut_only_the_rest_is_asked_for(server):
     assert 130_000 < start <= 200_000
 
 
-def test_a_later_run_goes_on_where_a_killed_one_stopped(server, folder):
+def test_a_later_run_resumes_a_killed_one(server, folder):
     (folder / "a.bin.part").write_bytes(CONTENT[:123_456])
     (path,) = fetch([file_of(server)])
     assert path.read_bytes() == CONTENT
     assert server.asked == [("/file", "bytes=123456-")]
 
 
-def test_a_part_that_is_whole_already_is_taken(server, folder):
+def test_a_part_that_is_complete_already_is_used(server, folder):
     (folder / "a.bin.part").write_bytes(CONTENT)
     (path,) = fetch([file_of(server)])
     assert path.read_bytes() == CONTENT
@@ -236,7 +236,7 @@ def test_the_virus_scan_page_is_answered(server):
     assert server.asked[1] == ("/file?id=1&confirm=t", None)
 
 
-def test_behind_the_virus_scan_page_a_download_goes_on_too(server, folder):
+def test_a_download_after_the_virus_scan_page_resumes_too(server, folder):
     (folder / "a.bin.part").write_bytes(CONTENT[:1000])
     server.plays = [page(VIRUS_SCAN.format(url=server.url))]
     (path,) = fetch([file_of(server)])
@@ -254,7 +254,7 @@ def test_a_virus_scan_page_that_comes_again_is_named(server):
 def test_another_page_is_named_by_its_title(server, folder, headers):
     server.plays = [says(200, b"\n<HTML><title>Please\n sign in</title>", **headers)]
     message = refused(file_of(server, sha256=""))
-    assert "a web page, titled 'Please sign in', instead of the file" in message
+    assert "expected the file, got a web page, titled 'Please sign in'" in message
     assert files_in(folder) == set()
 
 

@@ -50,7 +50,7 @@ def test_a_file_of_an_earlier_version_is_read(encoder, tmp_path):
     assert load_encoder(tmp_path / "e.pt", NAME).card == card_of(encoder, NAME, "imagenet", 5)
 
 
-def test_a_missing_file_says_which_stage_writes_it(tmp_path):
+def test_a_missing_file_names_the_stage_that_writes_it(tmp_path):
     with pytest.raises(UserError, match=r"e.pt: not there; run `dvc repro finetune`"):
         load_encoder(tmp_path / "e.pt", NAME)
 

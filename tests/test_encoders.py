@@ -124,7 +124,7 @@ def test_vggish_hears_log_mel_patches_of_16_khz(vggish):
     np.testing.assert_allclose(found[1:].numpy(), expected, atol=1e-3)
 
 
-def test_vggish_does_not_hear_what_lies_above_its_rate(vggish):
+def test_vggish_ignores_frequencies_above_its_rate(vggish):
     found = vggish.body.patches(torch.from_numpy(tones(32_000, 9000, 12_000)).float()[None])[0]
     assert found[1:95].max() < math.log(0.02)
 
@@ -182,7 +182,7 @@ def test_a_weight_file_with_another_hash_is_refused(tmp_path, monkeypatch):
         audio_encoder("cnn14", "audioset")
 
 
-def test_weights_that_torchvision_has_downloaded_are_taken(tmp_path, monkeypatch):
+def test_weights_that_torchvision_has_downloaded_are_used(tmp_path, monkeypatch):
     known = RemoteFile("x.pth", "http://localhost/x.pth", "1 B", hashlib.sha256(b"x").hexdigest())
     monkeypatch.setitem(weights.WEIGHTS, ("resnet50", "imagenet"), known)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

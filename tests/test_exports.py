@@ -114,7 +114,7 @@ def test_one_name_gets_all_forms_and_two_videos_never_share_one(tmp_path):
 def test_nothing_of_the_users_is_overwritten(tmp_path):
     file = video(tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("my notes")
-    with pytest.raises(UserError, match=r"there already; --overwrite.*\n.*a\.txt"):
+    with pytest.raises(UserError, match=r"exist already; .* --overwrite.*\n.*a\.txt"):
         Writer(tmp_path, ["csv", "audacity"], [file])
     Writer(tmp_path, ["csv", "audacity"], [file], overwrite=True).write(timeline(file), EVENTS, 0.5)
     assert (tmp_path / "a.txt").read_text() == to_audacity(EVENTS)
@@ -122,13 +122,13 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
 
 def test_no_video_is_ever_replaced_by_its_result(tmp_path):
     file = video(tmp_path / "a.txt")
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exist already"):
         Writer(tmp_path, ["audacity"], [file], overwrite=True)
 
 
 def test_what_cannot_be_a_folder_is_named_before_any_work(tmp_path):
     file = video(tmp_path / "a.mp4")
-    with pytest.raises(UserError, match=r"a\.mp4: cannot be made a folder: File exists"):
+    with pytest.raises(UserError, match=r"a\.mp4: cannot create this folder: File exists"):
         Writer(file, ["csv"], [file])
 
 
@@ -136,7 +136,7 @@ def test_a_video_too_large_for_a_browser_is_not_embedded(tmp_path):
     file = video(tmp_path / "a.mp4")
     with file.open("r+b") as large:
         large.truncate(300_000_000)  # takes no room on the disk
-    with pytest.raises(UserError, match="at most 200 MB; leave --embed out"):
+    with pytest.raises(UserError, match="at most 200 MB; without --embed the page links"):
         Writer(tmp_path / "out", ["html"], [file], embed=True)
 
 
@@ -152,7 +152,7 @@ def test_a_page_names_a_category_without_running_it(tmp_path):
     assert not re.search(r"<script>alert", page.read_text())
 
 
-def test_truth_is_taken_from_the_rows_of_the_file_s_name(tmp_path):
+def test_truth_is_read_from_the_rows_of_the_file_s_name(tmp_path):
     (tmp_path / "Annotations.txt").write_text(
         "A bell&a&good&2&5\nA dog&b&good&0&10\nA dog&c&good&0&10\n"
     )

@@ -31,7 +31,7 @@ DATA = Annotations(("Bark", "Flute"), ROWS)
 
 
 class NumberedClips(ClipStore):
-    """Stands for the decoded store: every frame and sound shows the clip, segment and frame."""
+    """A fake of the decoded store: every frame and sound shows the clip, segment and frame."""
 
     fps, folder = 4, "clips"
     settings = {"crop": 8, "fps": 4}
@@ -172,7 +172,7 @@ def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_cli
         assert len(work_of(workspace, "extract")) == count
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
+def test_a_killed_run_resumes_and_gives_the_same_bytes(tmp_path):
     whole = extract(tmp_path / "whole.h5").path.read_bytes()
 
     class Killed(NumberedClips):
@@ -257,7 +257,7 @@ def test_a_store_of_another_shape_is_refused(tmp_path, change, message):
         FeatureStore(damage(path, change))
 
 
-def test_a_missing_store_says_which_stage_makes_it(tmp_path):
+def test_a_missing_store_names_the_stage_that_makes_it(tmp_path):
     with pytest.raises(UserError, match=r"f.h5: not there; run `dvc repro extract`"):
         FeatureStore(tmp_path / "f.h5")
 

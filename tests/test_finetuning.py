@@ -70,7 +70,7 @@ ALONE = Team()
 
 
 class ColouredClips(ClipStore):
-    """Stands for the decoded store: clip k has a colour, and a sound of the same make-up."""
+    """A fake of the decoded store: clip k has a colour, and a sound of the same make-up."""
 
     fps = 2
 
@@ -147,7 +147,7 @@ def test_finetuning_is_the_same_for_the_same_seed():
 
 
 @pytest.mark.parametrize("killed_in", [1, 3])
-def test_a_killed_finetuning_goes_on_to_the_same_numbers(tmp_path, monkeypatch, killed_in):
+def test_a_killed_finetuning_resumes_to_the_same_numbers(tmp_path, monkeypatch, killed_in):
     whole_curve, whole = finetune_colours(epochs=4, maps_epochs=2)
     original, calls = finetuning.progress, []
 
@@ -186,7 +186,7 @@ def test_the_maps_are_fitted_before_the_encoder_moves():
 
 
 class Usable(ClipStore):
-    """Stands for the decoded store, of which clip `bad` could not be decoded."""
+    """A fake of the decoded store, of which clip `bad` could not be decoded."""
 
     folder = "clips"
 

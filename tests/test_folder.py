@@ -1,4 +1,4 @@
-"""A user's own folder: taken as it is, and noticed when it changes."""
+"""A user's own folder: used as it is, and its changes are noticed."""
 
 import shutil
 from pathlib import Path
@@ -40,19 +40,21 @@ def taken():
     return {path.name: path.read_bytes() for path in Path("data/media/AVE").iterdir()}
 
 
-def test_clips_of_all_containers_are_taken_as_they_are(project):
+def test_clips_of_all_containers_are_copied_as_they_are(project):
     download.main()
     assert taken() == {path.name: path.read_bytes() for path in (project / "AVE").iterdir()}
 
 
-def test_a_folder_that_is_as_indexed_is_taken(project, capsys):
+def test_a_folder_that_is_as_indexed_is_accepted(project, capsys):
     main(["index", str(project)])
-    assert "data/index.csv: 5 clips and 1 files of rows, 6 of them new" in capsys.readouterr().out
+    assert (
+        "data/index.csv: 5 clips and 1 annotation files, 6 of them new" in capsys.readouterr().out
+    )
     download.main()
     assert "not indexed" not in capsys.readouterr().out
 
 
-def test_without_an_index_the_user_is_told_of_it(project, capsys):
+def test_without_an_index_the_user_is_warned(project, capsys):
     download.main()
     assert "this folder is not indexed" in capsys.readouterr().out
 
@@ -102,7 +104,7 @@ def test_changed_rows_are_not_copied_over_the_work_on_the_old_ones(project, monk
     assert len(work_of(Path(), "download")) == 2
 
 
-def test_a_killed_download_leaves_no_half_file_to_be_taken(project, monkeypatch):
+def test_a_killed_download_leaves_no_incomplete_file(project, monkeypatch):
     class Killed(BaseException):
         pass
 

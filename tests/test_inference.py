@@ -124,7 +124,7 @@ def test_seeds_are_averaged(model, tmp_path):
         (3.0, 3.0, "shorter than the 10 s"),
     ],
 )
-def test_odd_lengths_are_handled_and_said(model, tmp_path, seconds, kept, remark):
+def test_odd_lengths_are_handled_and_reported(model, tmp_path, seconds, kept, remark):
     timeline = cace.load(model).localize(video(tmp_path / "a.mkv", seconds))
     assert timeline.seconds == pytest.approx(kept, abs=0.05)
     assert len(timeline.lanes["gate"].values) == round(kept + 0.3)
@@ -186,10 +186,10 @@ def test_an_encoder_of_another_training_is_refused(model, tmp_path):
         cace.load(model, encoder=tmp_path / "e.pt")
 
 
-def test_a_track_that_ends_early_is_said(model, tmp_path):
+def test_a_track_that_ends_early_is_reported(model, tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=40, fps=10, sound=tone(1.5))
     remarks = cace.load(model).localize(path).remarks
-    assert any(remark.startswith("1.5 s of sound: the rest is taken for") for remark in remarks)
+    assert any(remark.startswith("1.5 s of sound: the rest is treated as") for remark in remarks)
 
 
 def test_a_model_of_nan_is_no_model(model, tmp_path):
@@ -202,11 +202,11 @@ def test_a_model_of_nan_is_no_model(model, tmp_path):
 
 
 @pytest.mark.parametrize("lacking", ["categories", "encoders", "frames"])
-def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
+def test_a_checkpoint_that_contains_too_little_is_refused(model, tmp_path, lacking):
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
     del about[lacking]
     checkpoints.save(tmp_path / "a.pt", name, localizer, about)
-    with pytest.raises(UserError, match="expected a checkpoint that says its 3 categories"):
+    with pytest.raises(UserError, match="expected a checkpoint that names its 3 categories"):
         cace.load(tmp_path / "a.pt")
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_says_too_little_is_refused(model, tmp_path, lacking):
     ("name", "reason"),
     WRONG_KINDS.items(),
 )
-def test_what_is_no_video_with_sound_says_so(model, tmp_path, name, reason):
+def test_what_is_not_a_video_with_sound_is_refused_with_the_reason(model, tmp_path, name, reason):
     path = write_wrong_kind(tmp_path / name)
     with pytest.raises(UserError, match=reason):
         cace.load(model).localize(path)

@@ -1,4 +1,4 @@
-"""What `cace inspect` shows of a clip that stands in two rows."""
+"""What `cace inspect` shows of a clip that has two rows."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from cace.data.annotations import Annotations, Row
 from cace.tools import inspect as inspection
 
 
-def test_a_prediction_is_held_against_the_row_of_the_test_split(tmp_path, monkeypatch):
+def test_a_prediction_is_compared_with_the_row_of_the_test_split(tmp_path, monkeypatch):
     rows = (Row("a", 0, 0, 10, "train"), Row("a", 1, 0, 10, "test"))
     clips = SimpleNamespace(
         fps=1,

@@ -42,7 +42,7 @@ def start(project, stage):
 
 
 def begin(project, command):
-    """Runs a command with nobody who reads what it prints, and in a session of its own."""
+    """Runs a command with nobody who reads what it prints, and in a separate session."""
     return subprocess.Popen(
         command.split(),
         cwd=project.folder,
@@ -82,7 +82,7 @@ def kill_then_finish(undisturbed, stage, moments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_is_killed_again_and_again_goes_on_to_the_same_bytes(undisturbed, stage):
+def test_a_stage_that_is_killed_again_and_again_gives_the_same_bytes(undisturbed, stage):
     moments = [random.Random(f"{stage}{k}").uniform(0.1, 1) for k in range(6)]
     assert kill_then_finish(undisturbed, stage, moments) == undisturbed.written[stage]
 
@@ -110,7 +110,7 @@ def wait_for_an_epoch(project, running):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dvc repro", "dvc exp run --temp -n resumed"])
-def test_a_killed_dvc_goes_on_to_the_same_metrics(project, tmp_path, command):
+def test_a_killed_dvc_resumes_to_the_same_metrics(project, tmp_path, command):
     disturbed = untrained(project, tmp_path / "cace")
     running = begin(disturbed, command)
     wait_for_an_epoch(disturbed, lambda: running.poll() is None)
@@ -142,14 +142,14 @@ def in_queue(project):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dies", "status", "mends"),
+    ("dies", "status", "fixes"),
     [
         (is_stage, "Failed", ["dvc queue remove resumed"]),
         (lambda _: True, "Running", ["dvc queue kill resumed", "dvc queue remove resumed"]),
     ],
     ids=["the stage", "everything"],
 )
-def test_a_killed_queue_goes_on_as_the_docs_say(project, tmp_path, dies, status, mends):
+def test_a_killed_queue_resumes_as_the_docs_describe(project, tmp_path, dies, status, fixes):
     disturbed = untrained(project, tmp_path / "cace")
     queue = ["dvc exp run --queue -n resumed", "dvc queue start"]
     for command in queue:  # a worker would hold the pipes of a command whose output is read
@@ -166,7 +166,7 @@ def test_a_killed_queue_goes_on_as_the_docs_say(project, tmp_path, dies, status,
         while in_queue(disturbed) == "Running":
             time.sleep(1)
     assert in_queue(disturbed) == status
-    for command in (*mends, *queue):
+    for command in (*fixes, *queue):
         assert begin(disturbed, command).wait() == 0
         while command.startswith("dvc queue kill") and in_queue(disturbed) == "Running":
             time.sleep(1)  # what is killed is noted a moment later
@@ -178,7 +178,7 @@ def test_a_killed_queue_goes_on_as_the_docs_say(project, tmp_path, dies, status,
     disturbed.run("dvc", "exp", "apply", "resumed")
     assert disturbed.json("metrics/eval.json") == project.json("metrics/eval.json")
     page = (ROOT / "docs/troubleshooting.md").read_text()
-    for command in (*mends, *queue):
+    for command in (*fixes, *queue):
         assert command.replace("resumed", "NAME") in page
 
 

@@ -157,7 +157,7 @@ def test_a_clip_shows_the_right_frames_and_sounds_at_the_right_time(tmp_path, ki
 
 
 @pytest.mark.parametrize("kind", by_file(REFUSED))
-def test_an_unusable_clip_says_why(tmp_path, kind: Kind):
+def test_an_unusable_clip_is_refused_with_the_reason(tmp_path, kind: Kind):
     kind.make(tmp_path / kind.file)
     with pytest.raises(UnusableClipError, match=kind.result):
         decode(tmp_path / kind.file)

@@ -15,7 +15,7 @@ import pytest
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES, read_annotations
 from cace.data.sources import mini
-from cace.media.store import MediaFile, decode_clips
+from cace.media.pool import MediaFile, decode_clips
 
 TINY = {"seed": 3, "width": 32, "height": 32, "fps": 2}
 CLIPS = 36  # three of each category: one for each split
@@ -206,7 +206,7 @@ def test_the_event_is_one_run_from_start_to_end(folder, truth):
         assert 2 <= len(events) <= 10
 
 
-def test_an_event_is_what_is_both_seen_and_heard(truth):
+def test_an_event_is_what_is_both_visible_and_audible(truth):
     seconds = [second for clip in truth.values() for second in clip]
     assert all(s.event == (s.visible and s.audible) == (s.kind == "event") for s in seconds)
 

@@ -32,7 +32,7 @@ def test_every_profile_is_valid(settings, source):
     assert load_params(settings(f"data.source={source}")).data.source == source
 
 
-def test_a_number_that_yaml_takes_for_text_is_a_number(settings):
+def test_a_number_that_yaml_reads_as_text_is_a_number(settings):
     assert load_params(settings("bece.tau=0.00001")).bece.tau == 1e-5
 
 

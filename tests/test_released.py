@@ -77,7 +77,7 @@ def test_a_download_that_is_cut_off_is_refused(downloads, release):
         complete({})
 
 
-def test_the_users_files_are_copied_whole_and_only_once(release, tmp_path):
+def test_the_users_files_are_copied_completely_and_only_once(release, tmp_path):
     take(find_files(release), tmp_path / "work/media")
     (tmp_path / "work/media/labels.h5").write_text("taken in an earlier run")
     take(find_files(release), tmp_path / "work/media")

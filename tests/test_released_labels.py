@@ -1,4 +1,4 @@
-"""The released feature files: compared with each other, and converted into the feature store."""
+"""The released files: checked against one another, and converted into the feature store."""
 
 import tracemalloc
 
@@ -43,7 +43,7 @@ def test_a_row_is_the_same_line_with_or_without_a_header(release, header):
     assert [row.split for row in annotations.rows] == SPLIT_OF
 
 
-def test_an_id_that_stands_twice_is_two_rows(release):
+def test_an_id_that_appears_twice_is_two_rows(release):
     rows = read_released(release).annotations.rows
     assert rows[1] == ("-id01", 0, 1, 5, "train")
     assert rows[9] == ("-id01", 1, 1, 5, "train")
@@ -83,7 +83,7 @@ def test_files_that_only_serve_checks_may_be_missing(release):
 
 
 @pytest.mark.parametrize("name", ["mil_labels.h5", "labels_closs.h5"])
-def test_files_that_only_serve_checks_are_held_against_the_labels(release, name):
+def test_files_that_only_serve_checks_are_compared_with_the_labels(release, name):
     with h5py.File(release / name, "r+") as file:
         file["avadataset"][17] = 1 - file["avadataset"][17]
     assert list(read_released(release).differences) == [5, 17]

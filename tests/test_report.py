@@ -214,7 +214,7 @@ def test_many_large_frames_stay_under_3_mb(made):
 def test_without_pictures_the_timelines_stand_alone(made):
     page = Elements(made.page(clips=None))
     assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert "the timelines stand alone" in page.text
+    assert "only the timelines are shown" in page.text
     assert page.text.count("relevance, %") == 2 * 8  # seeds, clips
 
 
@@ -235,9 +235,9 @@ def predictions(*clips, seed=0):
     names = {"b": "background", "f": "Flute", "t": "Truck"}
     return pd.DataFrame(
         [
-            {"seed": seed, "id": id_, "actual": names[is_], "predicted": names[said]}
+            {"seed": seed, "id": id_, "actual": names[is_], "predicted": names[label]}
             for id_, actual, predicted in clips
-            for is_, said in zip(actual, predicted, strict=True)
+            for is_, label in zip(actual, predicted, strict=True)
         ]
     ).assign(relevance=0.5)
 
@@ -256,7 +256,7 @@ def test_extremes_count_over_seeds_and_put_equals_in_the_order_of_ids():
     assert found == ([1, 3], [2, 0])
 
 
-def test_a_clip_that_stands_alone_is_most_right():
+def test_the_only_clip_is_most_right():
     assert extremes(predictions(("a", 10 * "f", 10 * "b"))) == ([], [0])
 
 
@@ -267,8 +267,8 @@ def test_confusion_counts_what_segments_are_by_what_they_were_called():
 
 
 def test_a_timeline_joins_seconds_with_one_label():
-    said = {"one": predictions(("x", 10 * "b", 10 * "b"), ("a", "bbffffffbb", "bbbfffttbb"))}
-    (clip,) = show_clips([1], said, {}, None)
+    tables = {"one": predictions(("x", 10 * "b", 10 * "b"), ("a", "bbffffffbb", "bbbfffttbb"))}
+    (clip,) = show_clips([1], tables, {}, None)
     assert (clip.id, clip.category) == ("a", "Flute")
     assert clip.truth == [("background", 2, True), ("Flute", 6, True), ("background", 2, True)]
     (track,) = clip.tracks
@@ -279,13 +279,13 @@ def test_a_timeline_joins_seconds_with_one_label():
     ]  # fmt: skip
 
 
-def test_a_map_is_clear_where_the_model_looked_most_and_says_where(tmp_path):
+def test_a_map_is_clear_where_the_model_looked_most_and_names_the_place(tmp_path):
     attention = np.full((1, 10, 2, 3), 0.1, np.float32)
     attention[0, :, 1, 2] = 0.5
-    said = {"one": predictions(("a", 10 * "f", 10 * "f"))}
-    (clip,) = show_clips([0], said, {"one": attention}, Pictures())
+    tables = {"one": predictions(("a", 10 * "f", 10 * "f"))}
+    (clip,) = show_clips([0], tables, {"one": attention}, Pictures())
     look = clip.tracks[0].looks[0]
-    assert look.said == "looks most at the bottom right, 3.0 times the average"
+    assert look.description == "looks most at the bottom right, 3.0 times the average"
     assert (round(look.x, 1), look.y) == (83.3, 75.0)
     veil = np.asarray(Image.open(io.BytesIO(base64.b64decode(look.veil.partition(",")[2]))))
     # 0.75 of black at most; 0.1 is a fifth of the peak.
@@ -344,15 +344,15 @@ def test_the_most_disputed_clips_come_first():
     assert most_disputed({"one": one, "two": two}) == [2, 0, 1]
 
 
-def test_guidance_stands_side_by_side_with_maps_where_there_are_some(made, tmp_path, visit):
-    said = {
+def test_guidance_is_side_by_side_with_maps_if_there_are_some(made, tmp_path, visit):
+    tables = {
         "none": predictions(("a", 10 * "f", 10 * "b")),
         "audio": predictions(("a", 10 * "f", "ffffffbbbb")),
     }
     maps = {"none": None, "audio": np.full((1, 10, 2, 2), 0.25, np.float32)}
-    clips = show_clips([0], said, maps, Pictures())
+    clips = show_clips([0], tables, maps, Pictures())
     path = tmp_path / "figure_5.html"
-    path.write_text(guidance_page("mini", said, clips, threshold=0.5))
+    path.write_text(guidance_page("mini", tables, clips, threshold=0.5))
     opened = visit(path, 390)
     text = opened.locator("main").inner_text()
     assert "none: right in 0 of 10 seconds" in text and "audio: right in 6 of 10 seconds" in text

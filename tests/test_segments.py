@@ -79,7 +79,7 @@ def test_the_shorter_track_is_continued(tmp_path):
     assert not segments[3].sound.any()
 
 
-def test_what_lies_behind_a_damaged_place_is_still_there(tmp_path):
+def test_what_follows_a_damaged_place_is_still_there(tmp_path):
     path = write_video(tmp_path / "a.mkv", frames=250, sound=tone())
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -91,7 +91,7 @@ def test_what_lies_behind_a_damaged_place_is_still_there(tmp_path):
     assert counters(segments[9:10])[-1] == int(9.75 * 25 + 1e-6)
 
 
-def test_joined_recordings_go_on_where_their_times_start_again(tmp_path):
+def test_joined_recordings_continue_where_their_times_start_again(tmp_path):
     parts = [
         write_video(tmp_path / f"{k}.ts", frames=150, first=150 * k, sound=tone(6)).read_bytes()
         for k in range(2)
@@ -142,7 +142,7 @@ def test_the_view_is_the_centre_square_of_the_turned_picture(tmp_path):
     ("name", "reason"),
     WRONG_KINDS.items(),
 )
-def test_a_file_of_the_wrong_kind_says_why(tmp_path, name, reason):
+def test_a_file_of_the_wrong_kind_is_refused_with_the_reason(tmp_path, name, reason):
     path = write_wrong_kind(tmp_path / name)
     with pytest.raises(UnusableClipError, match=reason):
         probe(path, **SCALED)

@@ -47,7 +47,7 @@ def test_two_processes_finetune_the_encoder_as_one_does(both):
 
 
 class Pair:
-    """Stands for an accelerator: the second of two processes, whose partner adds `other`."""
+    """A fake accelerator: the second of two processes, whose partner adds `other`."""
 
     process_index, num_processes = 1, 2
 
@@ -66,7 +66,7 @@ def test_a_gradient_that_no_process_has_stays_away():
     assert kept.grad.tolist() == [1.0, 2.0] and missing.grad is None
 
 
-def test_a_process_without_clips_takes_over_the_others_gradient():
+def test_a_process_without_clips_uses_the_others_gradient():
     parameter = nn.Parameter(torch.zeros(2))
     Team(Pair(torch.tensor([1.0, 3.0, 4.0]))).add_gradients([parameter])
     assert parameter.grad.tolist() == [3.0, 4.0]

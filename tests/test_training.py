@@ -1,4 +1,4 @@
-"""The loop: what is learned, kept, resumed, and repeated."""
+"""The loop: what is learned, saved, resumed, and repeated."""
 
 import h5py
 import numpy as np
@@ -80,7 +80,7 @@ def test_the_kept_epoch_is_the_first_best_one_on_val(curve, models):
     assert about["chosen_on"] == "val"
 
 
-def test_the_best_epoch_on_test_is_kept_beside_it(models):
+def test_the_best_epoch_on_test_is_saved_beside_it(models):
     curve = pd.read_csv(models / "seed-0" / "test.csv")
     about = checkpoints.read(models / "seed-0/best_on_test.pt").about
     best = curve["test_accuracy"].idxmax()
@@ -102,7 +102,7 @@ def test_the_test_split_decides_nothing_else(models, tmp_path):
         assert (tmp_path / "seed-0" / name).read_bytes() == (models / "seed-0" / name).read_bytes()
 
 
-def test_the_checkpoint_says_whether_the_contrast_path_was_on(curve, models):
+def test_the_checkpoint_records_whether_the_contrast_path_was_on(curve, models):
     _, localizer, about = checkpoints.read(models / "seed-0/best.pt")
     assert bool(localizer.contrast_on) == (about["epoch"] >= 2)
     assert load_checkpoint(models / "seed-0/last.pt").contrast_on
@@ -189,7 +189,7 @@ def weights_after_an_epoch(store, monkeypatch, clips_at_once):
     return localizer, means
 
 
-def test_a_batch_computed_in_parts_is_the_batch_computed_whole(store, monkeypatch):
+def test_a_batch_computed_in_parts_is_the_batch_computed_at_once(store, monkeypatch):
     whole, whole_means = weights_after_an_epoch(store, monkeypatch, clips_at_once=5)
     parts, parts_means = weights_after_an_epoch(store, monkeypatch, clips_at_once=2)
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
@@ -243,7 +243,7 @@ def test_a_silenced_modality_does_not_count(store, tmp_path):
     assert curves[0] == curves[1]
 
 
-def test_a_silent_grid_of_one_position_stands_for_the_whole_grid(store):
+def test_a_silent_grid_of_one_position_equals_the_complete_grid(store):
     localizer = untrained(store).eval()
     batch = next(Split(store, "val", CPU, silenced="visual").batches(4))
     grid = torch.zeros(4, *store.visual.shape[1:])

@@ -29,9 +29,9 @@ def show(visit, video, tmp_path):
 
     def show(labels=LABELS, *, name="clip.mp4", width=1280, truth=None, browser=None, **fields):
         shutil.copyfile(video, tmp_path / name)
-        said = timeline(tmp_path / name, labels, **fields)
+        found = timeline(tmp_path / name, labels, **fields)
         path = tmp_path / "page.html"
-        path.write_text(video_page(said, truth=truth), encoding="utf-8")
+        path.write_text(video_page(found, truth=truth), encoding="utf-8")
         page = visit(path, width, **(browser or {}))
         page.wait_for_function("video.readyState > 1")
         return page
@@ -77,7 +77,7 @@ def test_the_answer_is_a_table_of_events(show):
     ]
 
 
-def test_a_video_without_events_says_so(show):
+def test_a_page_tells_that_there_are_no_events(show):
     page = show("..........")
     assert page.get_by_role("heading", name="No event in 0:10").is_visible()
 
@@ -147,7 +147,7 @@ def test_a_row_of_the_answer_jumps_to_its_event(show):
     assert page.get_by_role("status").inner_text() == "0:06, Flute, relevance 90 %"
 
 
-def test_the_slider_says_where_it_is(show):
+def test_the_slider_describes_its_position(show):
     page = show()
     jump_to(page, 2.5)
     assert slider(page).get_attribute("aria-valuenow") == "2"
@@ -160,7 +160,7 @@ def test_nothing_is_announced_while_it_plays(show):
     page.wait_for_function("video.currentTime > 1.2")
     assert page.get_by_role("status").inner_text() == ""
     page.get_by_role("button", name="Pause").click()
-    page.wait_for_function("at('said').textContent.includes('Bark')")
+    page.wait_for_function("at('announcement').textContent.includes('Bark')")
 
 
 def test_the_map_is_brightest_where_sound_made_the_model_look(show):
@@ -199,7 +199,7 @@ def test_the_map_stays_on_the_picture_when_the_window_shrinks(show):
     assert grid_on_screen(page).argmax() == 0
 
 
-def test_the_map_is_said_in_words(show):
+def test_the_map_is_described_in_words(show):
     page = show()
     jump_to(page, 0.5)
     # 2.0 of 2.0 + 0.0 + 14 x 0.5 in 16 cells.
@@ -213,7 +213,7 @@ def test_a_model_without_guidance_has_no_map(show):
     assert "sound does not guide vision" in page.inner_text("main")
 
 
-def test_it_says_what_changes_without_sound_and_without_picture(show):
+def test_it_shows_what_changes_without_sound_and_without_picture(show):
     page = show()
     jump_to(page, 2.5)
     silenced = page.locator("#without_sound").inner_text().split("\n\n")
@@ -224,7 +224,7 @@ def test_it_says_what_changes_without_sound_and_without_picture(show):
     assert page.inner_text("#lane-gate") == "40 %"
 
 
-def test_the_ground_truth_stands_beside_what_was_found(show):
+def test_the_ground_truth_is_beside_the_events_found(show):
     page = show(truth=[TimedEvent("Bark", 0.0, 4.0, 1.0)])
     # Right in seconds 1, 2, 3 and 4, 5, 8, 9.
     assert "The same as the ground truth in 7 of 10 seconds." in page.inner_text("main")
@@ -323,10 +323,10 @@ def test_a_phone_shows_it_without_scrolling_sideways(show, name):
 
 def test_the_page_of_two_hours_is_below_3_mb(video):
     # An event of another category every second: there cannot be more.
-    said = timeline(video, "02" * 3600, AVE_CATEGORIES)
+    found = timeline(video, "02" * 3600, AVE_CATEGORIES)
     maps = np.random.default_rng(0).random((7200, 7, 7))
-    said = said._replace(attention=maps / maps.sum(axis=(1, 2), keepdims=True))
-    assert len(video_page(said, truth=said.events()).encode()) < 3_000_000
+    found = found._replace(attention=maps / maps.sum(axis=(1, 2), keepdims=True))
+    assert len(video_page(found, truth=found.events()).encode()) < 3_000_000
 
 
 def test_two_hours_can_be_walked_through(visit, video):

@@ -38,7 +38,7 @@ def test_unfinished_work_is_found_again():
     assert found("a", {"fps": 4}) == ["shard"]
 
 
-def test_work_on_other_inputs_is_not_taken_for_it():
+def test_work_on_other_inputs_is_not_mistaken_for_it():
     begin("a", {"fps": 4}, leave=["shard"])
     assert found("a", {"fps": 8}) == []
 
@@ -128,7 +128,7 @@ def test_a_folder_replaces_an_older_one(tmp_path):
     assert [path.name for path in (tmp_path / "out/clips").iterdir()] == ["new"]
 
 
-def test_a_folder_that_cannot_be_moved_away_stays_whole(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_moved_away_stays_complete(tmp_path, monkeypatch):
     for place in ("work", "out/clips"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "shard").write_text(place)

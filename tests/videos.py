@@ -112,7 +112,7 @@ def offset_and_level(sound: np.ndarray, source: np.ndarray) -> tuple[int, float]
     return late, float(sound @ there / (there @ there))
 
 
-# Files that are no video with sound, by name, and what is said of them.
+# Files that are not a video with sound, by name, and the reason to refuse them.
 WRONG_KINDS = {
     "silent.mp4": "no sound track",
     "dark.mp4": "no picture track",

@@ -21,7 +21,7 @@ class Way(NamedTuple):
 
 
 def most_disputed(tables: Mapping[str, pd.DataFrame]) -> list[int]:
-    """Places of the clips with the most segments that the localizers do not all call the same.
+    """Places of the clips with the most segments that the localizers do not all label the same.
 
     tables: the `prediction_table` of each. Ties are ordered by id.
     """

@@ -1,1 +1,1 @@
-"""Clips and labels: where they come from, how they are annotated, split and listed."""
+"""Clips and their labels: sources, annotations, and the list of files."""

@@ -1,9 +1,9 @@
 """Categories, annotation rows, splits and segment labels, in the layout of the AVE data set.
 
-`Annotations.txt` has one row a line, `Category&VideoID&Quality&StartTime&EndTime` (whole seconds,
+`Annotations.txt` has one row per line, `Category&VideoID&Quality&StartTime&EndTime` (whole seconds,
 end exclusive), with or without a header line; `trainSet.txt`, `valSet.txt` and `testSet.txt` repeat
-rows of it. A row is a sample; an id names a file. In AVE some ids are in two rows, with another
-category each.
+rows of it. A row is a sample; an id names a file. In AVE some ids have two rows, each with another
+category.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from cace.conventions import SEGMENTS, SPLITS
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, write_json
 
-HELD_OUT_SHARE = 0.1  # of a category's files, for val and again for test, where splits are made
+HELD_OUT_SHARE = 0.1  # of a category's files for val, and as many for test, if splits are made
 SPLIT_SEED = 0
-LONGEST_ID = 200  # bytes; file systems allow 255, with what is put around it
-RELEASED_KEY = "avadataset"  # the data set in AVE's released HDF5 files
+LONGEST_ID = 200  # bytes; file systems allow 255, with all that is added to the id
+RELEASED_KEY = "avadataset"  # name of the data set in AVE's released HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
     "Church bell",
@@ -61,7 +61,7 @@ def known_categories(source: str) -> tuple[str, ...] | None:
 
 
 class Row(NamedTuple):
-    """One annotated clip: from second `start` to second `end` (exclusive) it shows an event."""
+    """One annotated clip: from second `start` to second `end` (exclusive) it contains an event."""
 
     id: str
     category: int
@@ -88,7 +88,7 @@ class Annotations(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One row as a file has it; `number` counts its lines from 1."""
+    """One row of a file; `number` is its line, counted from 1."""
 
     number: int
     category: str
@@ -100,7 +100,7 @@ class Line(NamedTuple):
 def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) -> Annotations:
     """Reads an AVE-layout folder; without `categories` they are numbered by first appearance.
 
-    Where none of the split files is there, splits are made (`make_splits`).
+    If there is no split file, splits are made (`make_splits`).
     Raises: UserError with every problem of the files, each with its line number.
     """
     problems: list[str] = []
@@ -114,7 +114,7 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
     ]
     split_of = _read_splits(folder, lines, problems)
     if not lines and not problems:
-        problems.append("Annotations.txt: expected one row a clip, got none")
+        problems.append("Annotations.txt: expected one row per clip, got none")
     if problems:
         raise UserError(f"{folder}: {len(problems)} problems in the annotations:{listed(problems)}")
     return Annotations(
@@ -133,9 +133,9 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
 
 
 def read_lines(path: Path, problems: list[str]) -> list[Line]:
-    """The rows of an annotation or split file, without its header; `problems` gets what is wrong.
+    """The rows of an annotation or split file, without its header; extends `problems`.
 
-    Raises: UserError where the file is not there or no text.
+    Raises: UserError if the file is missing, or is not text.
     """
     if not path.is_file():
         raise UserError(f"{path}: not there; expected an AVE-layout folder with this file in it")
@@ -210,10 +210,10 @@ def _read_splits(
 
 
 def make_splits(lines: list[Line], problems: list[str]) -> dict[tuple[str, str], str]:
-    """Split of each (category, id): stratified by category, and by file, the same every time.
+    """Split of each (category, id), stratified by category; the same every time.
 
-    A category of fewer than three files is for training alone. A clip that is added later moves
-    few others.
+    All rows of a file are in one split. A category of fewer than three files is only used for
+    training. Adding a clip later changes the split of few others.
     """
     category_of: dict[str, str] = {}
     for line in lines:
@@ -245,7 +245,7 @@ def segment_labels(annotations: Annotations) -> Int[np.ndarray, "N T"]:
 
 
 def save_annotations(path: Path, annotations: Annotations) -> None:
-    """Writes annotations as JSON, so that later stages need no text files."""
+    """Writes annotations as JSON, so that later stages do not read the text files again."""
     rows = [row._asdict() for row in annotations.rows]
     write_json(path, {"categories": annotations.categories, "rows": rows})
 

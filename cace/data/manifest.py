@@ -1,6 +1,6 @@
 """`manifest.csv` of the media folder: every file with its size and hash.
 
-Of sources with clips, a row also has the id of its clip.
+If the source has clips, each row also has the id of its clip.
 """
 
 from pathlib import Path

@@ -109,8 +109,8 @@ def _panns_models() -> types.ModuleType:
         found = importlib.util.find_spec("panns_inference")
         if found is None or not found.submodule_search_locations:
             raise UserError("package panns-inference: not installed; run `pip install -e .`")
-        # librosa, which these models import, compiles functions and refuses to be imported where
-        # the compiler finds no folder for its cache: without a home, or in a read-only environment.
+        # librosa, which these models import, compiles functions and cannot be imported if the
+        # compiler finds no folder for its cache: without a home, or in a read-only environment.
         os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.gettempdir())
         package = types.ModuleType(alias)
         package.__path__ = list(found.submodule_search_locations)

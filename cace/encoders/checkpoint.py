@@ -50,7 +50,7 @@ def load_encoder(path: Path, name: str, needed_by: str = "") -> SavedEncoder:
 
     name: of the encoder that is expected.
     needed_by: who expects it, for the message.
-    Raises: UserError where the file is missing, is no visual encoder, or is one of another name.
+    Raises: UserError if the file is missing, is not a visual encoder, or is one of another name.
     """
     expect_file(path, made_by="finetune")
     try:

@@ -17,13 +17,13 @@ HALF_BAND_TAPS = 161  # 80 dB down at 8.5 kHz, which would fold to 7.5 kHz and b
 class VGGish(nn.Module):
     """The network behind the audio features of AVE: raw embedding, after its ReLU.
 
-    One patch a second, from its start; no PCA, no whitening, no 8 bits.
+    One patch per second, from its start; no PCA, no whitening, no 8 bits.
     Layers have the names of the torchvggish weight file.
 
     Source: Hershey et al. 2017, "CNN architectures for large-scale audio classification", in the
     form of the AudioSet release.
-    Differs: each second is brought to 16 kHz alone, with silence around it, where the published
-    features resample the complete clip.
+    Differs: each second is resampled to 16 kHz separately, with silence around it; for the released
+    features the complete clip was resampled.
     """
 
     half_band: Tensor
@@ -71,7 +71,7 @@ def half_band() -> Float[np.ndarray, " taps"]:
 
 
 def mel_filters() -> Float[np.ndarray, "257 64"]:
-    """Triangles that are straight on the mel axis (HTK), not on the one of frequency.
+    """Triangles that are straight on the mel axis (HTK), not on the frequency axis.
 
     Those of `encoders/mel.py` are straight in Hz.
     """

@@ -48,7 +48,7 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
         path = packaged_lite0() if packaged else weights_file(name, weights)
         tensors = read_weights(path)
         if packaged:
-            # The package has other names for the layers than the file of ours, in the same order.
+            # The package has the layers in the same order as our network, under other names.
             tensors = dict(zip(encoder.body.state_dict(), tensors.values(), strict=False))
         elif name == "resnet50":
             names = dict(zip(_resnet50_names(), encoder.body.state_dict(), strict=True))

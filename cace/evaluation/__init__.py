@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Predictions of a localizer, and their scores."""

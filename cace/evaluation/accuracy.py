@@ -10,9 +10,9 @@ def segment_predictions(
     threshold: float,
     background: int,
 ) -> Int[np.ndarray, "N T"]:
-    """The category where the relevance is above θ, background elsewhere (section 3.5).
+    """The category if the relevance is above θ, else background (section 3.5).
 
-    relevance: probability that the segment holds an event.
+    relevance: probability that the segment contains an event.
     """
     return np.where(relevance > threshold, category, background)
 
@@ -27,7 +27,7 @@ def category_accuracy(
 ) -> float:
     """Share of the clips with an event whose category is right; 0 without any such clip.
 
-    category: predicted for each clip; it counts also where no segment is predicted an event.
+    category: predicted for each clip; it counts also if no segment is predicted an event.
     """
     truth = clip_categories(labels, background)
     hits = (category == truth)[truth >= 0]
@@ -43,7 +43,7 @@ def event_f1(
 
 
 def clip_categories(labels: Int[np.ndarray, "N T"], background: int) -> Int[np.ndarray, " N"]:
-    """The event category of each clip (the largest, where it has two); -1 where it has none."""
+    """The event category of each clip (the largest, if it has two); -1 if it has none."""
     return np.where(labels == background, -1, labels).max(axis=1)
 
 
@@ -53,5 +53,5 @@ def count(hits: Bool[np.ndarray, "N T"]) -> int:
 
 
 def f1(both: int, predicted_and_true: int) -> float:
-    """Harmonic mean of precision and recall; 0 where nothing is predicted and nothing is true."""
+    """Harmonic mean of precision and recall; 0 if nothing is predicted and nothing is true."""
     return 2 * both / predicted_and_true if predicted_and_true else 0.0

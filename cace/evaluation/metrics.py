@@ -40,7 +40,7 @@ def score(
     category: Int[np.ndarray, " N"],
     background: int,
 ) -> Scores:
-    """category: predicted for each clip; it counts also where no segment is predicted an event."""
+    """category: predicted for each clip; it counts also if no segment is predicted an event."""
     is_event, found = labels != background, predicted != background
     return Scores(
         accuracy(predicted, labels),

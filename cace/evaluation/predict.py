@@ -17,7 +17,7 @@ from cace.system.errors import UserError
 
 
 class Predictions(NamedTuple):
-    """What a localizer says about the N clips of a split, at one threshold."""
+    """What a localizer predicts for the N clips of a split, at one threshold."""
 
     labels: Int[np.ndarray, "N T"]  # category of each segment, or C for background
     relevance: Float[np.ndarray, "N T"]  # probability of an event
@@ -74,7 +74,7 @@ def load_for(split: Split, path: Path, name: str | None = None, **settings: Any)
 
     name: the method, if another one is to be refused.
     settings: of an authors' checkpoint.
-    Raises: UserError where it expects other features or categories than the split's store has.
+    Raises: UserError if it expects other features or categories than the split's store has.
     """
     _, localizer, about = checkpoints.read(path, name, **settings)
     store = split.store
@@ -88,7 +88,7 @@ def load_for(split: Split, path: Path, name: str | None = None, **settings: Any)
             f"{path}: expects {what} from {store.path}; run `dvc repro train`, or extract the "
             f"features it needs"
         )
-    # An authors' checkpoint says nothing about itself.
+    # An authors' checkpoint does not name its categories.
     if about.get("categories", list(store.categories)) != list(store.categories):
         raise UserError(
             f"{path}: was trained for other categories than those of {store.path}; "
@@ -103,7 +103,7 @@ def attend(
 ) -> Float[np.ndarray, "n T H W"] | None:
     """Where sound guides vision to, in the samples at these places of the split; sums to 1.
 
-    None where sound does not guide vision.
+    None if sound does not guide vision.
     """
     batch = split.batch(torch.tensor(places))
     precision = next(localizer.parameters()).dtype

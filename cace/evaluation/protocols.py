@@ -1,4 +1,4 @@
-"""Test scores over seeds, under both protocols, beside the baselines of the same split.
+"""Test scores over seeds, under both protocols, and those of baselines on the same split.
 
 honest: of the epoch that is best on val. best-on-test: of the epoch that is best on test.
 """
@@ -37,9 +37,9 @@ class Evaluation(NamedTuple):
     """The results of `evaluate_runs`, as they are written."""
 
     metrics: dict[str, Any]
-    predictions: pd.DataFrame  # one row a seed, clip and segment
-    confusion: pd.DataFrame  # actual and predicted category name, one row a seed and segment
-    per_category: pd.DataFrame  # one row a category: recall of its segments, over seeds
+    predictions: pd.DataFrame  # one row per seed, clip and segment
+    confusion: pd.DataFrame  # actual and predicted category name, one row per seed and segment
+    per_category: pd.DataFrame  # one row per category: recall of its segments, over seeds
 
 
 def evaluate_runs(
@@ -78,7 +78,7 @@ def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) ->
     """Scores `best.pt` and `best_on_test.pt` of every folder `seed-<n>`.
 
     threshold: θ of the honest protocol; best-on-test uses that at which it chose its epochs.
-    Raises: UserError where there is no seed, or a model does not fit the store.
+    Raises: UserError if there is no seed, or a model does not fit the store.
     """
     seeds = sorted(int(folder.name.split("-")[1]) for folder in models.glob("seed-*"))
     if not seeds:
@@ -101,7 +101,7 @@ def evaluate(localizer: Localizer, split: Split, threshold: float) -> tuple[Scor
 
 
 def best_on_test_file(folder: Path) -> Path:
-    """The checkpoint of the epoch that is best on test; `published.pt`, as it was once called."""
+    """The checkpoint of the epoch that is best on test; `published.pt` in older folders."""
     older = folder / "published.pt"
     return older if older.exists() else folder / "best_on_test.pt"
 
@@ -142,7 +142,7 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
 def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[None, None]:
     """Bootstrap interval of the test accuracy: what other clips of this kind might have given.
 
-    None for a single clip, which tells nothing about others.
+    None for a single clip, which gives no information about others.
     """
     if len(test) < 2:
         return None, None
@@ -161,7 +161,7 @@ def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[
 
 
 def prediction_table(split: Split, seed: int, predictions: Predictions) -> pd.DataFrame:
-    """One row a segment, in the order of the split's samples."""
+    """One row per segment, in the order of the split's samples."""
     names = np.array([*split.store.categories, "background"])
     count, segments = split.labels.shape
     return pd.DataFrame(

@@ -1,1 +1,1 @@
-"""From decoded clips, or released feature files, to the feature store."""
+"""From decoded clips, or released features, to the feature store."""

@@ -22,7 +22,7 @@ from cace.system.scratch import scratch
 from cace.system.workers import progress
 
 BLOCK_BYTES = 64 << 20  # of released features in memory
-RELEASED_WEIGHTS = "published features"  # what the card of their encoders has as its weights
+RELEASED_WEIGHTS = "published features"  # the weights in the cards of their encoders
 FRAMES = {"fps": 16}  # what is known of how the clips were decoded
 
 
@@ -75,10 +75,10 @@ def convert_features(
     into: Path,
     provenance: dict[str, Any],
 ) -> None:
-    """Copies released features into a store as float16, one sample a row.
+    """Copies released features into a store as float16, one sample per row.
 
     sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
-    Memory holds a block of samples at a time.
+    Only a block of samples is in memory at a time.
     Raises: UserError with every row that contains no features; do not use the store then.
     """
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]
         for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
             first = flat[place][~np.isfinite(small[place])][0]
             problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
-        # HDF5 reads zeros where nothing was written. Audio features of silence may be zeros too.
+        # HDF5 returns zeros if nothing was written. Audio features of silence may be zeros too.
         if name == "visual":
             empty = np.flatnonzero(~flat.any(axis=1))
             problems += [f"row {start + p}: expected features, got only zeros" for p in empty]

@@ -28,7 +28,7 @@ from cace.system.files import publish
 from cace.system.scratch import scratch
 from cace.system.workers import progress, workers
 
-JOURNAL_CLIPS = 16  # clips between two writes to the disk: what a power cut loses at most
+JOURNAL_CLIPS = 16  # clips between two writes to the disk: at most these are lost in a power cut
 CPU_FRAMES = 40  # encoded at once; more are no faster and need memory: 160 need 4.4 GB
 
 
@@ -90,10 +90,10 @@ def extract_features(
 ) -> None:
     """Encodes all usable clips into one store; resumes after an interruption.
 
-    Memory holds a few clips at a time. A clip counts as done only when it is on the disk.
+    Only a few clips are in memory at a time. A clip counts as done only when it is on the disk.
     device: of the local engine; with engine ray each process of the cluster chooses its own.
     The features of a clip that has two rows are stored for both.
-    Raises: UserError where a feature does not fit into float16.
+    Raises: UserError if a feature does not fit into float16.
     """
     rows = [i for i, row in enumerate(annotations.rows) if clips.usable(row.id)]
     if not rows:
@@ -121,7 +121,7 @@ def extract_features(
             audio_shape=one.audio.shape,
             provenance=provenance,
         )
-    # The journal names the clips that are on the disk already.
+    # The journal lists the clips that are on the disk already.
     done = set(journal.read_text().splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
     encoded = (
@@ -178,16 +178,16 @@ class Encoding(NamedTuple):
     ) -> Iterator[Encoded]:
         """Reads the next clips while one is encoded.
 
-        The encoders run on the calling thread, which alone reuses the memory that it frees.
+        The encoders run on the calling thread: only one thread reuses the memory that it frees.
         """
-        # On a CPU the encoders fill all cores; a GPU waits for the reading of one.
+        # On a CPU the encoders fill all cores; a GPU would wait for a single reader.
         readers = 1 if device.type == "cpu" else workers()
         return (self.encode(clip, device) for clip in _read_ahead(clips, ids, readers))
 
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
-        Raises: UserError where one does not fit into float16.
+        Raises: UserError if one does not fit into float16.
         """
         size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
         with torch.inference_mode(), _autocast(device, self.precision):

@@ -21,7 +21,7 @@ class EncoderCards(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """All that the content of a store depends on, beside the code."""
+    """All that the content of a store depends on, except the code."""
 
     encoders: EncoderCards
     settings: dict[str, Any]  # of decoding, and the precision of the encoders

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from cace.features.store import FeatureStore
 
-ROOM = 0.8  # share of a GPU's free memory that features may take
+ROOM = 0.8  # share of a GPU's free memory that features may use
 Silenced = Literal["visual", "audio"]
 # Baselines that are trained with one modality silenced, by the name of their folder.
 UNIMODAL: dict[str, Silenced] = {"visual_only": "audio", "audio_only": "visual"}
 
 
 class Batch(NamedTuple):
-    """Some clips on the device, and what must be known of the complete batch they belong to."""
+    """Some clips on the device, and two counts of the complete batch that they belong to."""
 
     visual: Float[Tensor, "b T H W V"]
     audio: Float[Tensor, "b T A"]
@@ -53,7 +53,7 @@ class Split:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """H and W of the visual maps; 1 x 1 where vision is silenced."""
+        """H and W of the visual maps; 1 x 1 if vision is silenced."""
         return self.stored[0].shape[2], self.stored[0].shape[3]
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -89,5 +89,5 @@ class Split:
 
 
 def room(device: torch.device) -> float:
-    """Bytes that features may take on a device; none on a CPU, which maps the file instead."""
+    """Bytes that features may use on a device; none on a CPU, which maps the file instead."""
     return ROOM * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0

@@ -25,7 +25,7 @@ from cace.system.files import expect_file
 class FeatureStore:
     """Reads `data/features.h5`.
 
-    Raises: UserError where the file, or a dataset in it, is missing, or shapes do not match.
+    Raises: UserError if the file, or a dataset in it, is missing, or shapes do not match.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class FeatureStore:
     def rows(self, split: str) -> Int[np.ndarray, " n"]:
         """Places of a split's samples.
 
-        Raises: UserError where the split is empty.
+        Raises: UserError if the split is empty.
         """
         rows = np.flatnonzero(self.splits == split)
         if not len(rows):

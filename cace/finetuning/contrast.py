@@ -5,9 +5,9 @@ clip are a positive pair, those of different clips negatives.
 
 Source: CACE-Net, section 3.4, Eq. 9.
 Differs: both vectors go through a linear map without bias into one space, since their sizes
-    differ, and are normalised there; the maps are fitted to the pretrained encoder first, or their
-    random start would spoil it; one random frame represents each segment in an epoch; batch-norm
-    statistics stay those of the pretrained network. The paper is silent on all of it.
+    differ, and are normalised there; the maps are fitted to the pretrained encoder first, as their
+    random start would spoil it; each epoch uses one random frame of each segment; batch-norm
+    statistics stay those of the pretrained network. The paper specifies none of this.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ from cace.encoders.visual import VisualEncoder
 from cace.finetuning.processes import Team
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
-from cace.system.resume import Stateful, put_back, read_state, save_state
+from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import progress
 
 FRAMES_AT_ONCE = 40  # through the encoder, in training
-# Likewise on a CPU: 40 frames of 224 pixels need 1.4 times the seconds of 10, and 7.3 GB, not 3.3.
+# The same on a CPU: 40 frames of 224 pixels need 1.4 times the time of 10, and 7.3 GB, not 3.3.
 CPU_PIXELS_AT_ONCE = 10 * 224 * 224
 
 
 class Retrieval(NamedTuple):
-    """For each picture: how often the sound of its clip is among the nearest sounds."""
+    """Share of clips whose sound is among the 1 or 5 sounds nearest to their picture."""
 
     recall_at_1: float
     recall_at_5: float
@@ -54,9 +54,9 @@ class Epoch(NamedTuple):
 def info_nce(
     visual: Float[Tensor, "B D"], audio: Float[Tensor, "B D"], tau: float, symmetric: bool
 ) -> Float[Tensor, ""]:
-    """Contrast between the unit vectors of B clips; log B where nothing has been learned.
+    """Contrast between the unit vectors of B clips; log B if nothing is learned.
 
-    symmetric: mean of picture-to-sound (Eq. 9) and sound-to-picture; else Eq. 9 alone.
+    symmetric: mean of picture-to-sound (Eq. 9) and sound-to-picture; else only Eq. 9.
     """
     similarity = visual @ audio.mT / tau
     own = torch.arange(len(similarity), device=similarity.device)
@@ -65,7 +65,7 @@ def info_nce(
 
 
 def retrieval(visual: Float[Tensor, "N D"], audio: Float[Tensor, "N D"]) -> Retrieval:
-    """Recall at 1 and 5 among N clips; a sound that is as near as the own one counts as nearer."""
+    """Recall at 1 and 5 among N clips; another sound that is equally near counts as nearer."""
     similarity = visual @ audio.mT
     own = similarity.diagonal().unsqueeze(1)
     rank = (similarity >= own).sum(dim=1)
@@ -110,9 +110,9 @@ def clip_pictures(
     second_parts: np.ndarray,
     device: torch.device,
 ) -> Float[Tensor, "B V"]:
-    """Mean visual feature of each clip over one frame a segment.
+    """Mean visual feature of each clip over one frame per segment.
 
-    second_parts: [B, T], which of the segment's frames represents it.
+    second_parts: [B, T], which frame of each segment is used.
     """
     if not ids:
         return torch.zeros(0, encoder.channels, device=device)
@@ -120,7 +120,7 @@ def clip_pictures(
     frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
     pixels = frames.shape[1] * frames.shape[2]
     most = max(1, CPU_PIXELS_AT_ONCE // pixels) if device.type == "cpu" else FRAMES_AT_ONCE
-    # Memory holds the activations of one part at a time: the backward pass computes them again.
+    # Only one part's activations are in memory at a time: the backward pass computes them again.
     vectors = [
         checkpoint(encoder, part, use_reentrant=False).mean(dim=(2, 3))
         for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE))
@@ -150,14 +150,15 @@ def finetune(
 ) -> list[Epoch]:
     """Trains the visual encoder in place on the clips of the train split.
 
-    state: a file that is written after every epoch. Where it exists already, training resumes
-        after its last epoch and gives identical results; the arguments must be the same.
-    maps_epochs: passes in which the two maps alone are fitted, before the encoder moves.
-    team: the processes that train it; all of them call this, and the first writes. Each encodes
-        a part of every batch, and compares it with all of the batch.
+    state: a file that is written after every epoch. If it exists, training resumes after its last
+        epoch and gives the same numbers as without the interruption; the arguments must be the
+        same.
+    maps_epochs: epochs in which only the two maps are fitted, before the encoder is trained.
+    team: the processes that train together; all of them call this, and the first writes. Each
+        encodes a part of every batch, and compares it with the complete batch.
 
     Returns: one entry an epoch; the first is the pretrained encoder.
-    Raises: UserError where the loss is not finite.
+    Raises: UserError if the loss is not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -187,7 +188,7 @@ def finetune(
         return [some for some in batched(order, batch_size) if len(some) > 1]
 
     def step(pictures: Tensor, sound: Tensor, size: int, optimizer: torch.optim.Optimizer) -> float:
-        """pictures, sound: this process's part of a batch of so many clips."""
+        """pictures, sound: this process's part of a batch of `size` clips."""
         visual, audio = (team.gather(rows, size) for rows in space(pictures, sound))
         loss = info_nce(visual, audio, tau, symmetric)
         if not loss.isfinite():
@@ -204,7 +205,7 @@ def finetune(
     parts: dict[str, Stateful] = {"encoder": encoder, "space": space, "optimizer": for_all}
     content = team.share(read_state(state) if team.leads and state.exists() else None)
     if content is not None:
-        saved = put_back(content, parts)
+        saved = restore_state(content, parts)
         curve = [Epoch(*epoch) for epoch in saved["curve"]]
         sounds, val_sounds = saved["sounds"].to(device), saved["val_sounds"].to(device)
     else:

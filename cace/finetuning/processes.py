@@ -3,9 +3,9 @@
 `accelerate launch --multi_gpu` starts them on GPUs, `torchrun` on GPUs and CPUs (on CPUs
 `accelerate launch` needs MPI).
 
-Each computes the gradients of its part of a batch, and their sum is that of the complete
-batch. They are added here and not by a wrapper around the network: so a process may have no part in
-a batch, and weights that nothing reads yet get no gradient.
+Each computes the gradients of its part of a batch; their sum is that of the complete batch. They
+are added here and not by a wrapper around the network, so that a process may have no part in a
+batch, and weights that are not used yet have no gradient.
 """
 
 import os
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 
 class Team:
-    """This process among those that train together; without an accelerator it is alone.
+    """This process among those that train together; the only one without an accelerator.
 
-    index, count: which of how many processes this is. The first one alone writes files.
+    index, count: which of how many processes this is. Only the first one writes files.
     """
 
     def __init__(self, accelerator: Any = None) -> None:
@@ -42,13 +42,13 @@ class Team:
         return broadcast_object_list([value])[0]
 
     def own(self, count: int) -> slice:
-        """Which of `count` things belong to this process; none, where there are too few."""
+        """Which of `count` items this process computes; empty if there are too few."""
         return slice(count * self.index // self.count, count * (self.index + 1) // self.count)
 
     def gather(self, rows: Float[Tensor, "own D"], count: int) -> Float[Tensor, "count D"]:
         """The rows of all processes, in order; a gradient flows into this process's own.
 
-        Where every process computes the same loss of them, the sum of its gradients is right.
+        If every process computes the same loss from them, the sum of gradients is right.
         """
         if self.count == 1:
             return rows
@@ -63,23 +63,23 @@ class Team:
         return tensor if self.count == 1 else self.accelerator.reduce(tensor, reduction="sum")
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces gradients by their sum over processes; a weight without any gets none."""
+        """Replaces each gradient by its sum over processes; without any, a weight keeps none."""
         if self.count == 1:
             return
         parameters = list(parameters)
         device = parameters[0].device
-        present = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
+        there = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        sums = self.total(torch.cat([present, *(gradient.flatten() for gradient in gradients)]))
-        present, *gradients = sums.split([len(parameters), *(p.numel() for p in parameters)])
+        sums = self.total(torch.cat([there, *(gradient.flatten() for gradient in gradients)]))
+        there, *gradients = sums.split([len(parameters), *(p.numel() for p in parameters)])
         for parameter, anywhere, gradient in zip(
-            parameters, present.tolist(), gradients, strict=True
+            parameters, there.tolist(), gradients, strict=True
         ):
             parameter.grad = gradient.view_as(parameter) if anywhere else None
 
 
 def assemble() -> Team:
-    """The processes that were started together, or this one alone."""
+    """The processes that were started together, or only this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Team()
     from accelerate import Accelerator

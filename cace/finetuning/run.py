@@ -83,7 +83,7 @@ def pass_by(source: str, out: Outputs) -> None:
 
 
 def clips_only_in(split: str, clips: ClipStore, annotations: Annotations) -> list[str]:
-    """Usable clips with rows in this split alone: in AVE a few files have rows in two splits."""
+    """Usable clips with rows only in this split: in AVE a few files have rows in two splits."""
     elsewhere = {row.id for row in annotations.rows if row.split != split}
     ids = [i for i in annotations.ids if i not in elsewhere and clips.usable(i)]
     if not ids:

@@ -17,7 +17,7 @@ from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
 from cace.system.files import write_atomically
 
-DIGITS = 4  # of what is written; seeds differ in the second
+DIGITS = 4  # after the point, in the files; seeds differ in the second
 ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "html": ".html"}
 MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
 VIDEO_SUFFIXES = {
@@ -27,11 +27,11 @@ VIDEO_SUFFIXES = {
 
 
 def videos(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the videos that lie in the folders, each once and in order.
+    """The files, and the videos in the folders, each once and in order.
 
-    Raises: UserError where a path is not there, or a folder holds no video.
+    Raises: UserError if a path does not exist, or a folder contains no video.
     """
-    files: dict[Path, Path] = {}  # by where they really lie
+    files: dict[Path, Path] = {}  # by their resolved paths
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -42,7 +42,7 @@ def videos(paths: Sequence[Path]) -> list[Path]:
                 for file in path.rglob("*")
                 if file.suffix.lower() in VIDEO_SUFFIXES
                 and file.is_file()
-                and not file.name.startswith("._")  # what macOS keeps beside a file
+                and not file.name.startswith("._")  # macOS writes these beside files
             )
         if not inside:
             raise UserError(f"{path}: expected videos in it, found none")
@@ -55,11 +55,11 @@ class Writer:
     """Writes the files of each of several videos into one folder.
 
     formats: keys of ENDINGS.
-    embed: whether the page holds the video; otherwise it links to where the video lies.
-    truth: a folder in the AVE layout; its events of a file's name are shown on the page.
-    overwrite: whether files that are there already may be replaced.
-    Raises: UserError where `truth` is no such folder, a video is too large to embed, the folder
-        cannot be made, or a file is there already.
+    embed: whether the page contains the video; otherwise it links to it.
+    truth: a folder in the AVE layout; the page shows its events for a file's name.
+    overwrite: whether existing files may be replaced.
+    Raises: UserError if `truth` is no such folder, a video is too large to embed, the folder
+        cannot be created, or a file exists already.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Writer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+            raise UserError(f"{folder}: cannot create this folder: {error.strerror}") from None
         large = [str(file) for file in files if file.stat().st_size > MOST_EMBEDDED]
         if embed and "html" in formats and large:
             raise UserError(
-                f"too large for a page, at most {MOST_EMBEDDED / 1e6:g} MB; leave --embed out, and "
-                f"the page links them:{listed(large)}"
+                f"too large for a page, at most {MOST_EMBEDDED / 1e6:g} MB; without --embed "
+                f"the page links to them:{listed(large)}"
             )
         inputs = {file.resolve() for file in files}
         there = [
@@ -94,12 +94,13 @@ class Writer:
         ]
         if there:
             raise UserError(
-                f"there already; --overwrite replaces all but videos, or choose another folder:"
+                f"these files exist already; choose another folder, or replace them (all but "
+                f"videos) with --overwrite:"
                 f"{listed(there)}"
             )
 
     def write(self, timeline: Timeline, events: list[TimedEvent], threshold: float) -> list[Path]:
-        """Writes all formats for one video, each whole or not at all; returns the files."""
+        """Writes all formats for one video, each completely or not at all; returns the files."""
         paths = self._paths(timeline.file)
         for kind, path in paths.items():
             write_atomically(path, self._content(kind, timeline, events, threshold))
@@ -140,7 +141,7 @@ class Writer:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """Each video's name without its ending; in full, and numbered, where several would share it."""
+    """Each video's name without its ending; with it, and numbered, if several share it."""
     stems, names, used = Counter(file.stem for file in files), [], Counter[str]()
     for file in files:
         name = file.stem if stems[file.stem] == 1 else file.name
@@ -158,7 +159,7 @@ def _read_truth(folder: Path) -> list[Line]:
 
 
 def to_table(events: list[TimedEvent]) -> pd.DataFrame:
-    """One row an event: start and end in seconds, category, confidence."""
+    """One row per event: start and end in seconds, category, confidence."""
     return pd.DataFrame(
         [(event.start, event.end, event.category, event.confidence) for event in events],
         columns=["start", "end", "category", "confidence"],

@@ -36,7 +36,7 @@ from cace.system.files import expect_file
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
 ENCODED_FRAMES = 80  # at once
-UNREMARKABLE_SECONDS = 0.1  # so much of a tail is the encoder's, not the user's
+UNREMARKABLE_SECONDS = 0.1  # a shorter tail comes from the video's encoder, not from the user
 
 # How the released features were made, as far as it is known.
 RELEASED_ENCODERS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ RELEASED_FRAMES: dict[str, Any] = {
 
 
 class _Window(NamedTuple):
-    """Results for the T segments from second `start` on.
+    """Results for the T segments that start at second `start`.
 
     Relevance and category three times: with both modalities, without sound, without picture.
     """
@@ -76,7 +76,7 @@ class _Length(NamedTuple):
 class EventLocalizer(NamedTuple):
     """Encoders and trained localizers that belong together; made by `load`."""
 
-    localizers: list[Localizer]  # one a seed
+    localizers: list[Localizer]  # one per seed
     encoding: Encoding
     categories: tuple[str, ...]
     frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
@@ -86,9 +86,9 @@ class EventLocalizer(NamedTuple):
     def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
         """The timeline of a video file of any length and container.
 
-        Memory does not grow with the length, but for the result.
+        Memory does not grow with the length, except for the result.
         show_progress: a bar on the terminal.
-        Raises: UserError where the file is no video, or has no picture or no sound.
+        Raises: UserError if the file is not a video, or has no picture or no sound.
         """
         path = Path(video)
         if not path.is_file():
@@ -113,10 +113,10 @@ class EventLocalizer(NamedTuple):
                 dynamic_ncols=True,
                 leave=False,
             )
-            held, windows = self._windows(iter(bar))
+            length, windows = self._windows(iter(bar))
         except UnusableClipError as error:
             raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
-        seconds = held.seconds
+        seconds = length.seconds
         remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
         if not windows:
             raise UserError(
@@ -124,23 +124,23 @@ class EventLocalizer(NamedTuple):
                 f"{listed(remarks)}"
             )
         left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
-        if seconds - held.sound >= 1:
-            remarks.append(f"{held.sound:.1f} s of sound: the rest is taken for silence")
-        if seconds - held.picture >= 1:
-            remarks.append(f"{held.picture:.1f} s of picture: the rest repeats its last frame")
+        if seconds - length.sound >= 1:
+            remarks.append(f"{length.sound:.1f} s of sound: the rest is treated as silence")
+        if seconds - length.picture >= 1:
+            remarks.append(f"{length.picture:.1f} s of picture: the rest repeats its last frame")
         if left_out >= UNREMARKABLE_SECONDS:
             remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
         elif not left_out and seconds % 1:
             remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
         if seconds - left_out < SEGMENTS:
             remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
-        whole, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
+        both, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
         attended = [window for window in windows if window.attention is not None]
         return Timeline(
             path,
             seconds - left_out,
             self.categories,
-            whole,
+            both,
             without_sound=silent_sound,
             without_picture=silent_picture,
             lanes={
@@ -154,9 +154,9 @@ class EventLocalizer(NamedTuple):
         )
 
     def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
-        """Length of the video, and what is said of its windows."""
+        """Length of the video, and the results of its windows."""
         length, start = _Length(0.0, 0.0, 0.0), 0
-        held: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
+        features: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
         waiting: list[Segment] = []  # encoded together: faster than one by one
         windows: list[_Window] = []
         for segment in segments:
@@ -167,17 +167,17 @@ class EventLocalizer(NamedTuple):
             )
             if segment.seconds >= SHORTEST_TAIL_SECONDS:
                 waiting.append(segment)
-            if len(held) + len(waiting) == SEGMENTS + STEP:
-                held += self._encode(waiting)
+            if len(features) + len(waiting) == SEGMENTS + STEP:
+                features += self._encode(waiting)
                 waiting = []
-                windows.append(self._judge(start, held[:SEGMENTS]))
-                start, held = start + STEP, held[STEP:]
-        held += self._encode(waiting) if waiting else []
-        if len(held) > SEGMENTS:  # the window that is full, before the one that ends with the video
-            windows.append(self._judge(start, held[:SEGMENTS]))
-        if held:
-            first = max(0, len(held) - SEGMENTS)
-            windows.append(self._judge(start + first, held[first:]))
+                windows.append(self._judge(start, features[:SEGMENTS]))
+                start, features = start + STEP, features[STEP:]
+        features += self._encode(waiting) if waiting else []
+        if len(features) > SEGMENTS:  # a full window, before the one that ends with the video
+            windows.append(self._judge(start, features[:SEGMENTS]))
+        if features:
+            first = max(0, len(features) - SEGMENTS)
+            windows.append(self._judge(start + first, features[first:]))
         return length, windows
 
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
@@ -188,8 +188,8 @@ class EventLocalizer(NamedTuple):
         clip = Decoded("", frames, sound.reshape(len(segments), -1))
         encoded = self.encoding.encode(clip, self.device)
         return [
-            (torch.from_numpy(seen).to(self.device), torch.from_numpy(heard).to(self.device))
-            for seen, heard in zip(encoded.visual, encoded.audio, strict=True)
+            (torch.from_numpy(visual).to(self.device), torch.from_numpy(audio).to(self.device))
+            for visual, audio in zip(encoded.visual, encoded.audio, strict=True)
         ]
 
     @torch.inference_mode()
@@ -249,11 +249,11 @@ def load(
     """A trained model with the encoders that it needs.
 
     path: what `train` writes: a folder of `seed-<n>`, which are averaged, or one checkpoint; or an
-        authors' checkpoint, which is put behind VGG-19 and VGGish.
+        authors' checkpoint, which is used with VGG-19 and VGGish.
     encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` beside the model, or
         in a folder above it.
-    localizer, settings: method and settings of an authors' checkpoint, which does not hold them.
-    Raises: UserError where a file is missing, or the encoders are others than in training.
+    localizer, settings: method and settings of an authors' checkpoint, which does not contain them.
+    Raises: UserError if a file is missing, or the encoders are not those of training.
     """
     files = _checkpoints(Path(path))
     read = [checkpoints.read(file, localizer, **settings) for file in files]
@@ -264,7 +264,7 @@ def load(
     lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
     if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
-            f"{path}: expected a checkpoint that says its {count} categories, its encoders and "
+            f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
             f"frames; run `dvc repro train`"
         )
     device = choose_device()
@@ -307,7 +307,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:
-    """The visual encoder that a localizer was trained behind."""
+    """The visual encoder that a localizer was trained with."""
     if not about["finetuned_epochs"] and given is None:
         encoder = visual_encoder(about["name"], about["weights"])
         _expect_same("visual", encoder, about, model)

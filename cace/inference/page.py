@@ -37,10 +37,10 @@ def video_page(
     """One HTML file with the video, the timeline under it, and the attention over the picture.
 
     threshold: θ: an event is a second whose relevance is above it.
-    events: those to show; all of them where none are given.
+    events: those to show; None: all of them.
     truth: what really happens, if that is known; its confidence is not used.
     embed: the video goes into the page, at 4/3 of its size; else the page links to it.
-    link: path of the video as seen from the page's folder; without it, the two lie together.
+    link: path of the video, relative to the page's folder; None: both are in one folder.
     """
     events = timeline.events(threshold) if events is None else events
     return render(
@@ -83,7 +83,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
 
 
 def _maps(attention: Float[np.ndarray, "S H W"]) -> dict[str, Any]:
-    """Each second's map, a byte a cell with the peak at 255; ratio of the peak to the mean."""
+    """Each second's map, one byte per cell with the peak at 255; ratio of the peak to the mean."""
     peaks = attention.max(axis=(1, 2), keepdims=True)
     levels = np.round(255 * attention / peaks).astype(np.uint8)
     _, height, width = attention.shape
@@ -118,7 +118,7 @@ def _categories_at(spans: Sequence[TimedEvent], times: Float[np.ndarray, " S"]) 
 
 
 def _clock(seconds: float) -> str:
-    """0:07, 1:02:03, and 0:09.6 where a second is cut."""
+    """0:07, 1:02:03, and 0:09.6 for a part of a second."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     text = f"{rest:02.0f}" if rest == int(rest) else f"{rest:04.1f}"
@@ -126,7 +126,7 @@ def _clock(seconds: float) -> str:
 
 
 def _text(name: str) -> str:
-    """A file's name as text; bytes that are no UTF-8 are replaced."""
+    """A file's name as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors="replace")
 
 

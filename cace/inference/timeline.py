@@ -35,17 +35,17 @@ class Lane(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """What a model finds in a video of S seconds; arrays have one entry a second."""
+    """What a model finds in a video of S seconds; arrays have one entry per second."""
 
     file: Path
-    seconds: float  # length that was analysed; it may cut the last second
+    seconds: float  # length that was analysed; the last second may be incomplete
     categories: tuple[str, ...]
     decision: Decision
     without_sound: Decision  # the same with the audio features silenced
     without_picture: Decision  # with the visual features silenced
     lanes: dict[str, Lane]  # what else the method knows, by name
     attention: Float[np.ndarray, "S H W"] | None  # where sound guides vision to; sums to 1
-    view: tuple[float, float, float, float]  # left, top, width, height that the encoders see,
+    view: tuple[float, float, float, float]  # left, top, width, height of what encoders read,
     # as shares of the picture; it is what the attention's grid covers
     remarks: tuple[str, ...]
     model: str  # in one line
@@ -65,7 +65,7 @@ class Timeline(NamedTuple):
     def events(self, threshold: float = THRESHOLD, top: int | None = None) -> list[TimedEvent]:
         """Runs of seconds of one category, in the order of time.
 
-        top: only so many, those of the highest confidence.
+        top: only this many, those of the highest confidence.
         """
         confidence = self.decision.relevance * self.decision.category.max(axis=1)
         found = [

@@ -22,12 +22,12 @@ def localizer_class(name: str) -> "type[Localizer]":
 def load_checkpoint(path: Path | str, localizer: str | None = None, **settings: Any) -> "Localizer":
     """The localizer of a checkpoint, in eval mode and in the file's precision.
 
-    path: a file that `train` wrote, which says what it is; or a checkpoint of a method's authors: a
-        plain state dict.
-    localizer: the method. Of an authors' checkpoint, CACE-Net where it is not given.
-    settings: of an authors' checkpoint, which does not hold them: arguments of the method's
+    path: a file that `train` wrote, which names its method; or a checkpoint of a method's authors,
+        a plain state dict.
+    localizer: the method. Of an authors' checkpoint, CACE-Net if it is not given.
+    settings: of an authors' checkpoint, which does not contain them: arguments of the method's
         constructor, such as guidance, beta, psi and bece_lambda of CACE-Net.
-    Raises: UserError where the file is damaged, carries code, or is of another method.
+    Raises: UserError if the file is damaged, contains code, or is of another method.
     """
     from cace.localizers import checkpoints
 

@@ -46,11 +46,11 @@ class CaceNet(Localizer):
     bece_noise: standard deviation of the noise that makes the second view.
     bece_weight: of the contrast in Eq. 12. bece_form: see `contrast.bece_per_view`.
     bece_heads: which heads read the enhanced feature: that of the relevance ("event") or both.
-    bece_start: share of the epochs before it sets in.
+    bece_start: share of the epochs before it starts.
 
     Source: CACE-Net, sections 3.2, 3.3 and 3.5.
     Differs from the paper's text, as the published results do: see parts/background_suppression.py,
-    and BECE sets in after an eighth of the epochs.
+    and BECE starts after an eighth of the epochs.
     """
 
     title = "CACE-Net"
@@ -175,7 +175,7 @@ class CaceNet(Localizer):
         unused = (*suppression.UNUSED, "spatial_channel_att.v_norm2.")
         if guidance == "audio":
             unused += _AUDIO_HALF
-        elif guidance == "visual":  # that module keeps the members of audio guidance
+        elif guidance == "visual":  # that module still has the members of audio guidance
             unused += ("spatial_channel_att.affine_", "spatial_channel_att.ave_")
         return AuthorsFormat(suppression.authors_sizes(weights), modules, unused)
 

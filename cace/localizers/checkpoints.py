@@ -20,7 +20,7 @@ from cace.system.errors import UserError
 from cace.system.files import expect_file, write_atomically
 
 FORMAT = "cace-localizer-2"
-FIRST_FORMAT = "cace-localizer-1"  # of CACE-Net alone
+FIRST_FORMAT = "cace-localizer-1"  # only of CACE-Net
 AUTHORS_DEFAULT = "cace_net"
 
 
@@ -35,10 +35,10 @@ class Checkpoint(NamedTuple):
 def build(name: str, sizes: Sizes, *, where: str = "settings", **settings: Any) -> Localizer:
     """An untrained localizer.
 
-    name: of the method, as `localizer.name` has it.
+    name: of the method, one of the values of `localizer.name`.
     where: names the origin of the settings in messages.
     settings: of its constructor.
-    Raises: UserError where there is no such method or setting.
+    Raises: UserError if there is no such method or setting.
     """
     method = _method(name, where)
     known = [key for key in inspect.signature(method).parameters if key != "sizes"]
@@ -75,11 +75,11 @@ def save(path: Path, name: str, localizer: Localizer, about: dict[str, Any]) -> 
 
 
 def read(path: Path, name: str | None = None, **settings: Any) -> Checkpoint:
-    """A localizer with what its file says about itself.
+    """A localizer, and what its file contains about it.
 
     name: the method, if another one is to be refused.
-    settings: of an authors' checkpoint; ours holds its own.
-    Raises: UserError where the file is damaged, carries code, or is of another method.
+    settings: of an authors' checkpoint; ours contains its own.
+    Raises: UserError if the file is damaged, contains code, or is of another method.
     """
     content = _plain_content(path)
     try:

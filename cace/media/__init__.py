@@ -1,1 +1,1 @@
-"""From video files to decoded clips: frames and sound, and the store that contains them."""
+"""Picture and sound: decoding, and the store of decoded clips."""

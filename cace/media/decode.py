@@ -1,9 +1,9 @@
 """A clip's frames and waveform, from a video file in one pass.
 
-Frames are chosen by timestamp: frame k is the last one shown at k / fps seconds. They are turned as
-a player does it, but not stretched, as no published features are. Sound is decoded at its own
+Frames are chosen by timestamp: frame k is the last one shown by k / fps seconds. They are turned as
+in a player, but not stretched, because no released features are. Sound is decoded at its original
 rate, averaged over its channels, placed by timestamp and resampled with soxr: FFmpeg's own
-resampler makes float mono 3 dB too loud. docs/clips.md lists what happens to each kind of clip.
+resampler makes float mono 3 dB too loud. docs/clips.md lists the result for each kind of clip.
 """
 
 import sys
@@ -19,14 +19,14 @@ from jaxtyping import Float32, UInt8
 
 from cace.conventions import MIN_SECONDS, SAMPLE_RATE
 
-# A frame stamped within this of k / fps counts as shown: 29.97 fps frames miss it by up to 33 µs.
+# A frame up to this late for k / fps counts as shown by then: at 29.97 fps it is up to 33 µs.
 SAME_TIME_SECONDS = 5e-5
-# Sound frames that start within this of where the last one ended follow without a gap.
+# A sound frame that starts within this of the end of the last one follows it without a gap.
 CONTIGUOUS_SECONDS = 0.02
 
 # A longer gap between timestamps means a damaged file, not hours of one picture.
 LONGEST_GAP_SECONDS = 3600
-# Formats that contain the clip itself. Others make FFmpeg open further files and addresses.
+# Containers of video. Other formats of FFmpeg can lead it to other files and addresses.
 FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
 
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
@@ -34,11 +34,11 @@ SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FU
 
 
 class UnusableClipError(Exception):
-    """A clip that cannot be decoded; the text is the reason that the records show."""
+    """A clip or video that cannot be used; the text is the reason that users read."""
 
 
 class Clip(NamedTuple):
-    """What the pipeline uses of a video file."""
+    """The picture and sound that the pipeline uses of a video file."""
 
     frames: UInt8[np.ndarray, "F H W 3"]  # RGB, fps a second
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """The content of one frame of the sound track."""
+    """The samples of one frame of the sound track."""
 
     samples: Float32[np.ndarray, " S"]  # mean over channels
     at_seconds: float
@@ -83,7 +83,7 @@ def decode_clip(
             if isinstance(item, Sound):
                 pieces.append(item)
             else:
-                picker.see(item)
+                picker.add(item)
         if backend == "decord":
             frames, begin, end = _decode_with_decord(
                 path, np.arange(seconds * fps) / fps, short_side, crop
@@ -136,7 +136,7 @@ def decode_tracks(
     """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
     with av.open(str(path), options=FORMATS) as container:
         video, audio = _tracks(container)
-        # One thread a clip: processes scale, and a second thread never made a clip cheaper.
+        # One thread per clip: processes scale, and a second thread never made a clip cheaper.
         video.thread_type = "NONE"
         video.codec_context.thread_count = 1
         start = (container.start_time or 0) / av.time_base
@@ -160,7 +160,7 @@ def decode_tracks(
                     damaged("picture data")
                 else:
                     yield Picture(frame, at)
-            if not unfinished:  # the rest of a long video is not wanted
+            if not unfinished:  # the rest of a long video is not needed
                 return
 
 
@@ -170,76 +170,79 @@ def _to_mono(frame: av.AudioFrame, start_seconds: float) -> Sound:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     if samples.dtype.kind in "iu":
         limits = np.iinfo(samples.dtype.name)
-        middle = (limits.max + limits.min + 1) // 2  # unsigned sound swings around its middle
+        middle = (limits.max + limits.min + 1) // 2  # unsigned samples of silence are in the middle
         samples = (samples.astype(np.float32) - middle) / (limits.max - middle + 1)
     return Sound(samples.mean(axis=0, dtype=np.float32), start_seconds, frame.sample_rate)
 
 
 class FramePicker:
-    """Keeps for each k / fps seconds the last frame shown by then; scales only what it keeps."""
+    """Chooses for each time k / fps the last frame shown by then; scales only those frames."""
 
     def __init__(self, fps: int, short_side: int, crop: int, most: int = sys.maxsize) -> None:
         self.fps, self.short_side, self.crop, self.most = fps, short_side, crop, most
-        self.kept: list[np.ndarray] = []
-        self.taken = 0
+        self.chosen: list[np.ndarray] = []
+        self.popped = 0
         self.shown: Picture | None = None
         self.begin = 0.0
         self.longest = 0.0
         self.reformatter = VideoReformatter()
 
-    def see(self, picture: Picture) -> None:
-        """Adds the next frame in the order of time."""
+    def add(self, picture: Picture) -> None:
+        """Reads the next frame, in the order of time."""
         if self.shown is None:
             self.begin = picture.at_seconds
         else:
-            self._keep_until(picture.at_seconds)
+            self._choose_until(picture.at_seconds)
             self.longest = max(self.longest, picture.at_seconds - self.shown.at_seconds)
         self.shown = picture
 
     def finish(self) -> tuple[np.ndarray, float, float]:
-        """All frames, the last one repeated; and from when to when there was a picture."""
+        """All frames, the last one repeated; and the seconds where the picture begins and ends."""
         if self.shown is None:
             raise UnusableClipError("no frame in the picture track")
         self.fill(self.most)
         # One by one, so that memory never contains all of them twice.
-        frames = np.empty((len(self.kept), *self.kept[0].shape), np.uint8)
+        frames = np.empty((len(self.chosen), *self.chosen[0].shape), np.uint8)
         for place in reversed(range(len(frames))):
-            frames[place] = self.kept.pop()
+            frames[place] = self.chosen.pop()
         return frames, self.begin, self.end()
 
     def fill(self, most: int) -> None:
-        """Repeats the last frame, up to `most` in all."""
+        """Repeats the last frame until there are `most` frames in all."""
         self.most = most
-        self._keep_until(np.inf)
+        self._choose_until(np.inf)
 
     def end(self) -> float:
-        """Until when there is a picture: the last frame lasts as long as one of the others."""
+        """The second at which the picture ends.
+
+        The last frame lasts as long as its duration; without one, as long as the longest other.
+        """
         assert self.shown is not None
         last = self.shown.frame
         base = last.time_base
         lasts = float(last.duration * base) if last.duration and base else self.longest
         return self.shown.at_seconds + (lasts if lasts < LONGEST_GAP_SECONDS else self.longest)
 
-    def take(self, count: int) -> np.ndarray:
-        """Removes and returns the oldest of the kept frames."""
-        frames, self.kept = self.kept[:count], self.kept[count:]
-        self.taken += count
+    def pop(self, count: int) -> np.ndarray:
+        """Removes and returns the oldest of the chosen frames."""
+        frames, self.chosen = self.chosen[:count], self.chosen[count:]
+        self.popped += count
         return np.stack(frames)
 
-    def _keep_until(self, next_at: float) -> None:
+    def _choose_until(self, next_at: float) -> None:
         assert self.shown is not None
         image = None
-        while (place := self.taken + len(self.kept)) < self.most:
+        while (place := self.popped + len(self.chosen)) < self.most:
             if place / self.fps + SAME_TIME_SECONDS >= next_at:
                 break
             if image is None:
                 image = self._scale(self.shown.frame)
-            self.kept.append(image)
+            self.chosen.append(image)
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         turns = round(frame.rotation / 90) % 4
         width, height = scaled_size(frame.width, frame.height, self.short_side)
-        # Planes of green, blue and red: the same values as rgb24 at two thirds of the time.
+        # Planes of green, blue and red: the same values as rgb24 in two thirds of the time.
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
         ).to_ndarray()
@@ -247,7 +250,7 @@ class FramePicker:
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height with the short side as asked, as torchvision's Resize rounds them."""
+    """Width and height for this short side, rounded as by torchvision's Resize."""
     if width <= height:
         return short_side, int(short_side * height / width)
     return int(short_side * width / height), short_side
@@ -259,14 +262,14 @@ def _crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
-    """Pieces of sound placed by time and resampled, silence elsewhere; how long they last."""
+    """Pieces of sound placed by time and resampled, silence elsewhere; and their seconds."""
     if not pieces:
         raise UnusableClipError("no sound in the sound track")
     rate = pieces[0].rate
     if any(piece.rate != rate for piece in pieces):
         raise UnusableClipError("the sampling rate changes within the sound track")
     track = np.zeros(seconds * rate, np.float32)
-    has_sound = np.zeros(len(track), bool)
+    covered = np.zeros(len(track), bool)
     position: int | None = None
     for piece in pieces:
         stamped = round(piece.at_seconds * rate)
@@ -276,12 +279,12 @@ def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"],
             min(max(0, at), len(track)) for at in (position, position + len(piece.samples))
         )
         track[begin:end] = piece.samples[begin - position : end - position]
-        has_sound[begin:end] = True
+        covered[begin:end] = True
         position += len(piece.samples)
     sound = track if rate == SAMPLE_RATE else soxr.resample(track, rate, SAMPLE_RATE, "HQ")
     expected = seconds * SAMPLE_RATE
     sound = np.pad(sound[:expected], (0, max(0, expected - len(sound))))
-    return sound, has_sound.sum() / rate
+    return sound, covered.sum() / rate
 
 
 def _decode_with_decord(

@@ -1,7 +1,7 @@
 """Decodes many clips in processes, each clip with a deadline.
 
 Each clip is decoded in a worker process. One that takes too long, or crashes its process, is
-refused alone: decoders hang and crash in native code, where Python can catch no exception.
+refused on its own: decoders hang and crash in native code, where Python can catch no exception.
 """
 
 import multiprocessing
@@ -62,7 +62,7 @@ def decode_media(
     categories: of the source, in the order of their labels; None: by first appearance.
     max_bad_fraction: a larger share of refused clips stops the run.
     settings: the other keywords of `decode_clips`.
-    Raises: UserError with the refused clips and their reasons, where there are too many.
+    Raises: UserError with the refused clips and their reasons, if there are too many.
     """
     manifest = sha256(expect_file(media / MANIFEST, made_by="download"))
     annotations = read_annotations(media, categories)
@@ -121,7 +121,7 @@ def decode_clips(
     """Decodes clips into shards under `into`; shards that exist already are kept.
 
     workers: processes of the local engine; engine ray uses the cores of its cluster.
-    Returns: the content of `clips.csv`, one row a clip.
+    Returns: the content of `clips.csv`, one row per clip.
     """
     how = {
         "fps": fps,

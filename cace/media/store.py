@@ -93,7 +93,7 @@ def write_shard(
         sound[row] = clip.sound
         seconds[row] = clip.picture_seconds, clip.sound_seconds
 
-    # In memory first: HDF5 crashes where the disk is full.
+    # In memory first: HDF5 crashes if the disk is full.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["id"] = list(ids)
@@ -110,7 +110,7 @@ def write_index(folder: Path, shards: Iterable[Path], settings: dict[str, Any]) 
     """Writes `clips.csv` and `store.json` of finished shards.
 
     settings: how the clips were decoded.
-    Returns: the content of `clips.csv`, one row a clip.
+    Returns: the content of `clips.csv`, one row per clip.
     """
     index = pd.concat([_shard_index(shard) for shard in shards], ignore_index=True)
     write_atomically(folder / "clips.csv", index.to_csv(index=False))
@@ -144,7 +144,7 @@ class ClipStore:
         self.folder = folder
         if (folder / "labels.npy").exists():
             raise UserError(
-                f"{folder}: expected decoded clips, got labels alone; source released has no clips"
+                f"{folder}: expected decoded clips, got only labels; source released has no clips"
             )
         settings = json.loads(expect_file(folder / "store.json", made_by="decode").read_text())
         self.fps: int = settings["fps"]
@@ -178,7 +178,7 @@ class ClipStore:
         return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
 
     def sound(self, id_: str) -> Float32[np.ndarray, "T S"]:
-        """32 kHz sound of a clip in [-1, 1], one row a segment."""
+        """32 kHz sound of a clip in [-1, 1], one row per segment."""
         file, row = self._find(id_)
         return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
 
@@ -192,7 +192,7 @@ class ClipStore:
         file = self._open.get(name)
         if file is None:
             if len(self._open) >= OPEN_SHARDS:
-                # It closes when nobody reads from it any more, perhaps on another thread.
+                # It is closed when nothing reads from it any more, on this or another thread.
                 self._open.pop(next(iter(self._open)), None)
             file = self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
         return file, int(entry["row"])

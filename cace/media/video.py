@@ -1,7 +1,7 @@
 """A video of any length, one second at a time.
 
-Frames and sound are chosen as for a clip (decode.py), but no length is refused, and decoding
-continues after damaged places.
+Frames and sound are chosen as for a clip (decode.py), but no video is refused for its length, and
+decoding continues after damaged places.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from cace.media.decode import (
     scaled_size,
 )
 
-# Times that go back by more than this start again, as where recordings were joined.
+# Times that jump back by more than this begin a new recording, joined to the one before.
 RESTART_SECONDS = 1.0
 
 
@@ -41,19 +41,19 @@ class Segment(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How much of it there is."""
+        """How much of it the file contains, of the longer track."""
         return max(self.picture_seconds, self.sound_seconds)
 
 
 class Probe(NamedTuple):
-    """What is known of a video before it is decoded."""
+    """What is known about a video before it is decoded."""
 
-    seconds: float | None  # None: the container has no duration
-    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders see
+    seconds: float | None  # None: unknown to the container
+    view: tuple[float, float, float, float]  # left, top, width, height: share that encoders read
 
 
 def probe(path: Path, *, short_side: int, crop: int) -> Probe:
-    """Looks at the head of a video.
+    """Reads the beginning of a video.
 
     Raises: UnusableClipError with the reason: no video, or no picture or sound track.
     """
@@ -69,22 +69,22 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     width, height = scaled_size(frame.width, frame.height, short_side)
     if round(frame.rotation / 90) % 2:
         width, height = height, width
-    wide, high = crop / width, crop / height
-    return Probe(seconds, ((1 - wide) / 2, (1 - high) / 2, wide, high))
+    share = crop / width, crop / height
+    return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share))
 
 
 def decode_segments(
     path: Path, *, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
 ) -> Iterator[Segment]:
-    """All seconds of a video of any length; memory holds a few of them.
+    """All seconds of a video of any length; memory contains a few of them.
 
-    The shorter track is continued by its last frame, or by silence.
-    damaged: called with what is damaged, once a place; decoding continues after it.
-    Raises: UnusableClipError with the reason: no picture or sound track, or not to be opened.
+    The shorter track is extended with its last frame, or with silence.
+    damaged: called with what is damaged, for each place; decoding continues after it.
+    Raises: UnusableClipError with the reason: no picture or sound track, or it cannot be opened.
     """
     # Read twice, so that memory stays small however the file interleaves its tracks.
     pictures = _pictures(path, fps, short_side, crop, damaged)
-    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # both never end
+    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # neither ends
         segment = Segment(picture[0], sound[0], picture[1], sound[1])
         if not segment.seconds:
             return
@@ -94,7 +94,7 @@ def decode_segments(
 def _pictures(
     path: Path, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """The frames of each second, and how much of it has a picture; the last frame for ever."""
+    """Frames of each second, and its seconds of picture; the last frame is repeated forever."""
     picker = FramePicker(fps, short_side, crop)
     for item in _to_the_end(path, damaged, sound=False):
         assert isinstance(item, Picture)
@@ -103,20 +103,20 @@ def _pictures(
         ):
             damaged(f"picture data: nothing from {picker.shown.at_seconds:.0f} s on")
             break
-        picker.see(item)
-        while len(picker.kept) > fps:  # the picture continues after this second
-            yield picker.take(fps), 1.0
+        picker.add(item)
+        while len(picker.chosen) > fps:  # there is a frame after this second, so it is complete
+            yield picker.pop(fps), 1.0
     if picker.shown is None:
         raise UnusableClipError("no frame in the picture track")
     end = picker.end()
     while True:
-        second = picker.taken // fps
+        second = picker.popped // fps
         picker.fill((second + 1) * fps)
-        yield picker.take(fps), min(1.0, max(0.0, end - second))
+        yield picker.pop(fps), min(1.0, max(0.0, end - second))
 
 
 def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.ndarray, float]]:
-    """The sound of each second, and how much of it there is; silence for ever."""
+    """Sound of each second, and how many seconds of it the file contains; then silence forever."""
     buffer = np.zeros(0, np.float32)
     resampler: soxr.ResampleStream | None = None
     rate, placed = 0, 0  # samples of the track so far, at its own rate
@@ -153,7 +153,7 @@ def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.nda
 def _to_the_end(
     path: Path, damaged: Callable[[str], None], **tracks: bool
 ) -> Iterator[Picture | Sound]:
-    """All that can be decoded, one after the other; a file that breaks off ends there."""
+    """All that can be decoded, in order; a file that is cut off ends there."""
     last = shift = 0.0
     try:
         for item in decode_tracks(path, **tracks, damaged=damaged):

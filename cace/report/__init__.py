@@ -1,4 +1,4 @@
-"""Pages: one HTML file each, which needs nothing beside it and no network."""
+"""Pages: each is one HTML file that needs no other file and no network."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: every line has its name at its end, and a dash pattern of its own."""
+"""Line charts as inline SVG: every line has its name at its end, and its own dash pattern."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 # The drawing, in its own units; it scales with the page.
 WIDTH, HEIGHT = 400, 240
-LEFT, RIGHT, TOP, BOTTOM = 44, 282, 12, 204  # of the plot within it; names stand on its right
+LEFT, RIGHT, TOP, BOTTOM = 44, 282, 12, 204  # of the plot within it; names are on its right
 NAME_HEIGHT = 14
 TICKS = 5  # at most, and one more
 
@@ -24,12 +24,12 @@ class Line(NamedTuple):
 
     name: str
     points: tuple[Point, ...]
-    name_y: float  # where the name stands, beside the line's end
+    name_y: float  # of the name, beside the line's end
     chosen: Point | None  # the epoch that was chosen on this line
 
 
 class Tick(NamedTuple):
-    """A value on an axis, and where it lies."""
+    """A value on an axis, and its place there."""
 
     place: float
     text: str
@@ -42,7 +42,7 @@ class Chart(NamedTuple):
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    said: str  # the chart in words
+    description: str  # of the chart, for screen readers
 
 
 def chart(

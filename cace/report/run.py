@@ -24,13 +24,13 @@ MEANING = {  # of the scores, in the order of the page
     "accuracy": "segments with the right label; background counts as one",
     "category_accuracy": "clips with an event whose category is right",
     "segment_f1": "events with their category, segment by segment",
-    "event_level_f1": "whole events with their category, found where they overlap by half",
-    "event_precision": "of the segments called event, those that are",
+    "event_level_f1": "complete events with their category, found if they overlap by half",
+    "event_precision": "of the segments predicted as events, those that are",
     "event_recall": "of the segments with an event, those found",
-    "event_f1": "the two in one figure, whatever the category",
-    "background_precision": "of the segments called background, those that are",
+    "event_f1": "harmonic mean of the two, whatever the category",
+    "background_precision": "of the segments predicted as background, those that are",
     "background_recall": "of the background segments, those found",
-    "background_f1": "the two in one figure",
+    "background_f1": "harmonic mean of the two",
 }
 
 
@@ -54,13 +54,13 @@ class Learned(NamedTuple):
 
 
 class Category(NamedTuple):
-    """A row of the table of categories; None where nothing was to be counted."""
+    """A row of the table of categories; None if there was nothing to count."""
 
     name: str
     segments: int
     recall: float | None
     precision: float | None
-    taken_for: str  # the wrong label that its segments got most often
+    confused_with: str  # the wrong label that its segments got most often
 
 
 def run_page(
@@ -74,9 +74,9 @@ def run_page(
 ) -> str:
     """One HTML file.
 
-    models, metrics: the folders in which earlier stages left the localizers and the curves.
-    clips: None where the source has no pictures.
-    Raises: UserError where a file of an earlier stage is not there.
+    models, metrics: the folders in which earlier stages wrote the localizers and the curves.
+    clips: None if the source has no pictures.
+    Raises: UserError if a file of an earlier stage is missing.
     """
     seeds = list(result.metrics["per_seed"])
     places = extremes(result.predictions)
@@ -90,8 +90,8 @@ def run_page(
     )
     names = [*test.store.categories, "background"]
     counts = confusion_counts(result.confusion, names)
-    names = [name for name, seen in zip(names, _seen(counts), strict=True) if seen]
-    counts = counts[_seen(counts)][:, _seen(counts)]
+    names = [name for name, used in zip(names, _used(counts), strict=True) if used]
+    counts = counts[_used(counts)][:, _used(counts)]
     return render(
         "run.html",
         source=params.data.source,
@@ -159,7 +159,7 @@ def _learned(seed: str, metrics: Path) -> Learned:
 
 
 def _terms(curve: pd.DataFrame) -> list[str]:
-    """The columns of the loss and its terms: those of no other kind."""
+    """The columns of the loss and of its terms: all but the other kinds."""
     names = [str(name) for name in curve.columns]
     others = ("epoch", "learning_rate")
     return [name for name in names if name not in others and not name.startswith("val_")]
@@ -174,15 +174,15 @@ def _finetuning(path: Path) -> Chart | None:
 
 
 def confusion_counts(confusion: pd.DataFrame, names: list[str]) -> Int[np.ndarray, "L L"]:
-    """Segments over all seeds, by what they are and by what they were called."""
+    """Number of segments over all seeds, by true label and by predicted label."""
     place = {name: k for k, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (confusion["actual"].map(place), confusion["predicted"].map(place)), 1)
     return counts
 
 
-def _seen(counts: Int[np.ndarray, "L L"]) -> Bool[np.ndarray, " L"]:
-    """Labels that are there or were predicted."""
+def _used(counts: Int[np.ndarray, "L L"]) -> Bool[np.ndarray, " L"]:
+    """Labels that occur or were predicted."""
     return (counts.sum(axis=0) + counts.sum(axis=1)) > 0
 
 
@@ -205,7 +205,7 @@ def _categories(names: list[str], counts: Int[np.ndarray, "L L"]) -> list[Catego
 
 
 def _leaves(metrics: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Names as DVC spells them, `test.accuracy`, with their values."""
+    """Names as DVC writes them, such as `test.accuracy`, with their values."""
     for key, value in metrics.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{before}{key}.")

@@ -1,4 +1,4 @@
-"""Clips as pages show them: ten frames, what is true, what localizers said, where they looked."""
+"""Clips as pages show them: ten frames, the truth, what localizers predict, where they look."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from cace.media.store import ClipStore
 
 SIDE = 128  # pixels of a shown frame, at most: a page with many of them stays small
 JPEG_QUALITY = 80
-VEIL = 0.75  # how dark a place is that was not looked at
+VEIL = 0.75  # opacity over a place without attention
 
 
 class Stretch(NamedTuple):
@@ -30,20 +30,20 @@ class Stretch(NamedTuple):
 class Look(NamedTuple):
     """Where the localizer looked in one segment."""
 
-    veil: str  # data URL of a picture to lay over the frame: dark where it did not look
+    veil: str  # data URL of a picture over the frame: dark where it did not look
     x: float  # of the peak, percent of the frame's width
     y: float
-    said: str
+    description: str
 
 
 class Track(NamedTuple):
-    """What one localizer says about a clip."""
+    """What one localizer predicts for a clip."""
 
     name: str
     stretches: list[Stretch]
-    relevance: list[float]  # probability, one a segment
+    relevance: list[float]  # probability, one per segment
     right: int  # segments
-    looks: list[Look] | None  # one a segment; None where sound does not guide vision
+    looks: list[Look] | None  # one per segment; None if sound does not guide vision
 
 
 class Clip(NamedTuple):
@@ -52,26 +52,26 @@ class Clip(NamedTuple):
     id: str
     category: str
     truth: list[Stretch]
-    frames: list[str] | None  # data URLs, one a segment; None where the source has no pictures
+    frames: list[str] | None  # data URLs, one per segment; None if the source has no pictures
     tracks: list[Track]
 
 
 def show_clips(
     places: Sequence[int],
-    said: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame],
     attention: Mapping[str, Float[np.ndarray, "n T H W"] | None],
     clips: ClipStore | None,
 ) -> list[Clip]:
     """Samples of a split, at its places.
 
-    said: for each track its `prediction_table` of the whole split.
+    tables: for each track its `prediction_table` of the complete split.
     attention: of tracks whose maps are to be shown, at the same places.
     """
     shown = []
     for k, place in enumerate(places):
         rows = {
             name: table.iloc[place * SEGMENTS : (place + 1) * SEGMENTS]
-            for name, table in said.items()
+            for name, table in tables.items()
         }
         maps = {name: all_[k] for name, all_ in attention.items() if all_ is not None}
         shown.append(_clip(rows, maps, clips))
@@ -79,11 +79,11 @@ def show_clips(
 
 
 def _clip(
-    said: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame],
     attention: Mapping[str, Float[np.ndarray, "T H W"]],
     clips: ClipStore | None,
 ) -> Clip:
-    first = next(iter(said.values()))
+    first = next(iter(tables.values()))
     id_, actual = str(first["id"].iloc[0]), list(first["actual"])
     events = [label for label in actual if label != "background"]
     return Clip(
@@ -99,7 +99,7 @@ def _clip(
                 int((rows["predicted"] == rows["actual"]).sum()),
                 [_look(one) for one in attention[name]] if name in attention else None,
             )
-            for name, rows in said.items()
+            for name, rows in tables.items()
         ],
     )
 
@@ -131,8 +131,8 @@ def _look(attention: Float[np.ndarray, "H W"]) -> Look:
     x, y = (column + 0.5) / width, (row + 0.5) / height
     place = f"{('top', 'middle', 'bottom')[int(3 * y)]} {('left', 'centre', 'right')[int(3 * x)]}"
     times = attention.max() / attention.mean()
-    said = f"looks most at the {place}, {times:.1f} times the average"
-    return Look(_data_url(Image.fromarray(veil), "PNG"), 100 * x, 100 * y, said)
+    description = f"looks most at the {place}, {times:.1f} times the average"
+    return Look(_data_url(Image.fromarray(veil), "PNG"), 100 * x, 100 * y, description)
 
 
 def _data_url(picture: Image.Image, kind: str, **options: int) -> str:

@@ -1,1 +1,1 @@
-"""Files, processes, errors and half-done work; nothing here changes a result."""
+"""What every package needs: files, downloads, processes, devices, errors."""

@@ -1,8 +1,8 @@
 """A stage's work on the machines of a Ray cluster: `compute.engine: ray`.
 
-Work is divided into items that do not depend on one another. A process writes the result of an
-item, or returns its rows; an item whose process or machine is lost is done again elsewhere. The
-code is sent with the work, data is not: all machines see the project's folder under the same path.
+The work consists of independent items. A process of the cluster writes the result of an item, or
+returns its rows. If a process or a machine is lost, its item is done again elsewhere. Ray sends the
+code to all machines, but not the data: they must all see the project's folder under the same path.
 """
 
 import logging
@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 class _Worker:
-    """A process of the cluster: it gets the work once, then one item after another."""
+    """A process of the cluster: it receives the work once, then one item after another."""
 
     def __init__(self, work: Any, items: Any, folder: Path, cores: int) -> None:
         import ray
@@ -52,19 +52,19 @@ def on_cluster(
     cores: int = 1,
     gpu: bool = False,
 ) -> Iterator[Row]:
-    """The rows of all items, in the order in which they arrive.
+    """The rows of all items, as soon as they are available.
 
-    work: pickled once; what it contains (an encoder, say) is loaded once in each process.
-    folder: one that all machines must see.
-    cores: of a process; `cace.system.workers.workers` returns their number there.
-    gpu: whether it uses a GPU and its share of the cores instead, where the cluster has any.
-    Raises: UserError where Ray is not installed, not reachable or too small, and where `work`
-        does.
+    work: pickled once; what it contains (for example an encoder) is loaded once in each process.
+    folder: must exist under this path on all machines.
+    cores: for each process, in which `cace.system.workers.workers` returns this number.
+    gpu: if the cluster has GPUs, each process uses one of them, and an equal share of the cores.
+    Raises: UserError if Ray is not installed, if its cluster cannot be reached or has too few
+        cores, or if `work` raises one.
     """
     if not items:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's core warns of restarts that succeed; a failure comes as an exception.
+    # Ray's core warns about restarts that succeed anyway; real failures arrive as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -75,7 +75,7 @@ def on_cluster(
             "local"
         ) from error
     _expect_cluster(os.environ.get("RAY_ADDRESS", ""))
-    # The cluster that RAY_ADDRESS names, else the one of this machine, else a new one.
+    # The cluster that RAY_ADDRESS names, else one that runs on this machine, else a new one.
     with ray.init(
         runtime_env={"py_modules": [str(PACKAGE)]},
         include_dashboard=False,
@@ -90,7 +90,7 @@ def on_cluster(
         if not places:
             raise UserError(
                 f"compute.engine: expected a machine with {cores} cores in the Ray cluster, got "
-                f"none; set CACE_WORKERS to the number that they have"
+                f"none; set CACE_WORKERS to the number of cores that its machines have"
             )
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -112,7 +112,7 @@ def on_cluster(
 
 
 def _expect_cluster(address: str) -> None:
-    """Fails at once; Ray itself would keep asking for minutes."""
+    """Raises UserError if no cluster answers at the address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         try:

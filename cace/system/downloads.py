@@ -1,7 +1,7 @@
-"""Files from the network: used where they are already, else downloaded, resumed and checked.
+"""Files from the network: used if they are on disk already, else downloaded; their hash is checked.
 
-All are in one folder, which outlives a killed stage and a changed source: CACE_DATA, or
-`.work/downloads`. A file is `<name>.part` until it is complete and its hash is right.
+All are in one folder, CACE_DATA or `.work/downloads`, which survives a killed stage and a change of
+the source. A file is called `<name>.part` until it is complete and its hash is right.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cace.system.errors import UserError, listed
 from cace.system.files import sha256, workspace_root
 
-PAUSES = (1.0, 4.0, 16.0)  # seconds before the next try; from the first again once data has come
+PAUSES = (1.0, 4.0, 16.0)  # seconds before each retry; from the first again once data has arrived
 DRIVE = "https://drive.google.com/uc?export=download&id="
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two parts of an answer
 LONGEST_WAIT = 600  # seconds
@@ -31,8 +31,8 @@ class RemoteFile(NamedTuple):
 
     name: str
     url: str
-    size: str  # in words
-    sha256: str = ""  # of the file, or how the hash begins; empty where nobody has published it
+    size: str  # for people to read
+    sha256: str = ""  # of the complete file, or its first digits; empty if it is not known
 
     def __str__(self) -> str:
         rest = "" if len(self.sha256) == 64 else "..."
@@ -40,7 +40,7 @@ class RemoteFile(NamedTuple):
         return f"{self.name} ({self.size}, {known}): {self.url}"
 
 
-# Of an encoder, by its name and the name of its weights.
+# By the name of the encoder and the name of its weights.
 WEIGHTS = {
     ("resnet50", "imagenet"): RemoteFile(
         "resnet50-11ad3fa6.pth",
@@ -80,16 +80,16 @@ def downloads_folder() -> Path:
 
 
 def fetch(files: Sequence[RemoteFile], pauses: Sequence[float] = PAUSES) -> list[Path]:
-    """The files in the downloads folder, each fetched if it is not there, and its hash checked.
+    """Paths of the files; downloads those that are missing, and checks all hashes.
 
-    Raises: UserError at the first failure; it lists all that are missing then.
+    Raises: UserError at the first failure; it lists all files that are still missing.
     """
     folder = downloads_folder()
     paths = []
     for place, file in enumerate(files):
         try:
-            paths.append(_take_or_get(file, folder, pauses))
-        except (RefusedError, OSError) as error:  # of the disk, or (as requests has it) the network
+            paths.append(_fetch_one(file, folder, pauses))
+        except (RefusedError, OSError) as error:  # of the disk, or from requests of the network
             missing = [str(f) for f in files[place:] if not (folder / f.name).exists()]
             get = (
                 f" Get what is missing by hand:{listed(missing)}\n"
@@ -99,11 +99,11 @@ def fetch(files: Sequence[RemoteFile], pauses: Sequence[float] = PAUSES) -> list
     return paths
 
 
-def _take_or_get(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Path:
+def _fetch_one(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Path:
     target = folder / file.name
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):  # another run may want the same
+        with FileLock(folder / f".{file.name}.lock"):  # another run may need the same file
             if not target.is_file():
                 part = folder / f"{file.name}.part"
                 print(f"download: {file}", flush=True)
@@ -124,14 +124,14 @@ def _take_or_get(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Pat
 
 
 def _wrong_hash(file: RemoteFile, path: Path) -> str | None:
-    """The hash, where it is not the expected one."""
+    """The hash of the file if it is not the expected one, else None."""
     if not file.sha256 or (found := sha256(path)).startswith(file.sha256):
         return None
     return found
 
 
 def _download(file: RemoteFile, part: Path, pauses: Sequence[float]) -> None:
-    """Resumes `part` until it is complete; interruptions, 429 and 5xx are tried again."""
+    """Continues `part` until it is complete; retries after lost connections, 429 and 5xx."""
     left = iter(pauses)
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file
@@ -156,10 +156,10 @@ def _asked_to_wait(answer: requests.Response | None) -> float:
 
 
 def _receive(session: requests.Session, url: str, part: Path, confirmed: bool = False) -> None:
-    """One try, from where `part` ends or, if the server gives no ranges, from the start."""
+    """One attempt: continues at the end of `part`, or restarts if the server sends no ranges."""
     have = _size(part)
-    ask = {"Range": f"bytes={have}-"} if have else {}
-    with session.get(url, headers=ask, stream=True, timeout=TIMEOUT) as answer:
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         given = answer.headers.get("Content-Range", "")
         if answer.status_code == 416 and given == f"bytes */{have}":
             return  # the part was complete already
@@ -175,7 +175,7 @@ def _receive(session: requests.Session, url: str, part: Path, confirmed: bool = 
         if _is_page(answer, first):
             page = b"".join((first, *itertools.islice(blocks, 15))).decode(errors="replace")
             if confirmed or (link := _link_in(page)) is None:
-                raise RefusedError(f"{_what_it_says(page)} (HTTP {answer.status_code}) from {url}")
+                raise RefusedError(f"{_describe(page)} (HTTP {answer.status_code}) from {url}")
             return _receive(session, link, part, confirmed=True)
         if not answer.ok:
             raise RefusedError(f"HTTP {answer.status_code} {answer.reason} from {url}")
@@ -194,7 +194,7 @@ def _is_page(answer: requests.Response, first: bytes) -> bool:
 
 
 def _link_in(page: str) -> str | None:
-    """The link on Google Drive's virus-scan page, which comes before every large file."""
+    """The link in the virus-scan page that Google Drive shows before every large file."""
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
@@ -204,18 +204,18 @@ def _link_in(page: str) -> str | None:
         return None
 
 
-def _what_it_says(page: str) -> str:
+def _describe(page: str) -> str:
     text = page.lower()
     if "quota" in text or "too many users" in text:
         return (
-            "Google Drive's page that its download quota for this file is used up; try again "
+            "Google Drive reports that its download quota for this file is used up; try again "
             "after 24 hours, or get it in a browser where you are signed in"
         )
     if "virus" in text:
-        return "Google Drive's virus-scan page, again after its question was answered"
+        return "got Google Drive's virus-scan page, again after it was confirmed"
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.DOTALL | re.IGNORECASE)
-    named = f", titled {' '.join(title[1].split())!r}," if title else ""
-    return f"a web page{named} instead of the file"
+    named = f", titled {' '.join(title[1].split())!r}" if title else ""
+    return f"expected the file, got a web page{named}"
 
 
 def _size(part: Path) -> int:
@@ -225,9 +225,9 @@ def _size(part: Path) -> int:
 def _with_progress(
     blocks: Iterable[bytes], name: str, start: int, total: int | None
 ) -> Iterator[bytes]:
-    """Shows how much has come and how fast: a bar on a terminal, a line for each tenth in a log.
+    """Shows how much has arrived and how fast: a bar on a terminal, a line per tenth in a log.
 
-    total: bytes of the complete file, where the server sends it.
+    total: bytes of the complete file, or None if the server does not report it.
     """
     began, got, shown = time.monotonic(), start, 10 * start // (total or 1)
     bar = tqdm(
@@ -247,5 +247,5 @@ def _with_progress(
             if bar.disable and total and 10 * got // total > shown:
                 shown = 10 * got // total
                 rate = (got - start) / max(time.monotonic() - began, 1e-3)
-                came, whole, speed = (tqdm.format_sizeof(n, "B") for n in (got, total, rate))
-                print(f"{name}: {came} of {whole}, {speed}/s", flush=True)
+                done, size, speed = (tqdm.format_sizeof(n, "B") for n in (got, total, rate))
+                print(f"{name}: {done} of {size}, {speed}/s", flush=True)

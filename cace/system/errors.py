@@ -6,25 +6,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# The disk is full, over quota, read-only or not ours.
+# The disk is full, over quota or read-only, or the user has no permission.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
-    """A failure that the user can fix.
-
-    The text names the thing, what was expected, what came, and what to do next.
-    """
+    """Something the user can fix; the text gives the problem, what was expected, and what to do."""
 
 
 def listed(problems: list[str], most: int = 50) -> str:
-    """One problem a line, indented; of very many the first ones and how many more there are."""
+    """One problem per line, indented; if there are many, the first ones and how many more."""
     more = [f"and {len(problems) - most} more"] if len(problems) > most else []
     return "".join(f"\n  {line}" for line in (*problems[:most], *more))
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: a failure that the user can fix prints its message alone, with status 1."""
+    """Runs a stage; for a failure that the user can fix, prints only its message, with status 1."""
     try:
         main()
     except UserError as error:
@@ -34,10 +31,10 @@ def run(main: Callable[[], None]) -> None:
             raise
         where = error.filename or f"in {Path.cwd()}"
         print(
-            f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable, and "
-            f"run the same command again: it resumes",
+            f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable, and run "
+            f"the same command again: it resumes",
             file=sys.stderr,
             flush=True,
         )
-        # Without the usual exit: HDF5 would try to write the rest of its files, and crash.
+        # Not sys.exit: HDF5 would then try to write the rest of its files, and crash.
         os._exit(1)

@@ -16,9 +16,9 @@ def workspace_root() -> Path:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Puts a finished file or folder in its place.
+    """Moves a finished file or folder to `out`.
 
-    An older folder is moved beside `finished` first: where that is not allowed, it stays complete.
+    An older folder is first moved beside `finished`: if that is not allowed, it stays complete.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() and not out.is_symlink():
@@ -29,7 +29,7 @@ def publish(finished: Path, out: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a complete file or nothing: a temporary name in the same folder, then a rename."""
+    """Writes a file completely or not at all: under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
@@ -39,13 +39,13 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # an interrupt, too
+    except BaseException:  # also an interrupt
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON that git shows well; NaN and infinity are refused, not written."""
+    """Writes JSON that is easy to read in a diff; NaN and infinity raise a ValueError."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -67,7 +67,10 @@ def hash_folder(folder: Path) -> str:
 
 
 def expect_file(path: Path, made_by: str) -> Path:
-    """The path of an upstream file or folder, or an error that names the stage that writes it."""
+    """The path of a file or folder that an earlier stage wrote.
+
+    Raises: UserError naming that stage if it is missing.
+    """
     if not path.exists():
         raise UserError(f"{path}: not there; run `dvc repro {made_by}`")
     return path

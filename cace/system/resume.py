@@ -1,4 +1,4 @@
-"""The state of a training, written so that an interrupted run resumes after its last epoch."""
+"""The state of a training run, saved so that an interrupted run resumes after its last epoch."""
 
 import io
 from pathlib import Path
@@ -13,10 +13,10 @@ class Stateful(Protocol):
     """A module, an optimizer or a schedule."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it is made of, as plain values and tensors."""
+        """Its complete state, as plain values and tensors."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Takes such values back."""
+        """Restores such a state."""
 
 
 def save_state(path: Path, parts: dict[str, Stateful], results: dict[str, Any]) -> None:
@@ -41,8 +41,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def put_back(content: dict[str, Any], parts: dict[str, Stateful]) -> dict[str, Any]:
-    """Puts the parts and the random state back as they were saved; returns the results so far."""
+def restore_state(content: dict[str, Any], parts: dict[str, Stateful]) -> dict[str, Any]:
+    """Restores the parts and the random state as they were saved; returns the results so far."""
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])
     torch.set_rng_state(content["random"])

@@ -1,4 +1,4 @@
-"""Processes for parallel work, and how far it has come."""
+"""Processes for parallel work, and the display of its progress."""
 
 import multiprocessing
 import os
@@ -27,9 +27,9 @@ def workers() -> int:
 
 
 def worker_processes(count: int) -> ProcessPoolExecutor:
-    """Processes for parallel work, which end with this one even where it is killed.
+    """Processes for parallel work; they end with this one, even if it is killed.
 
-    They are started anew, not forked: a worker inherits no threads and no open files.
+    They are spawned, not forked: a worker inherits no threads and no open files.
     """
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(
@@ -38,7 +38,7 @@ def worker_processes(count: int) -> ProcessPoolExecutor:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent: an orphan would occupy memory and cores."""
+    """Ends this process soon after its parent; an orphan would keep using memory and cores."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -49,7 +49,7 @@ def _end_with(parent: int) -> None:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Shows how far work has come: a bar on a terminal, a line for each tenth in a log."""
+    """Yields the items and shows progress: a bar on a terminal, a line for each tenth in a log."""
     total = total if total is not None else len(items)  # type: ignore[arg-type]
     bar = tqdm(items, desc=what, total=total, disable=None, dynamic_ncols=True)
     shown = 0
@@ -61,9 +61,9 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 
 
 def epoch_bar(epochs: range, what: str, position: int) -> "tqdm[int]":
-    """A bar over epochs, on a terminal; the first of them may be done already.
+    """A bar over epochs, on a terminal; those before `epochs.start` are done already.
 
-    position: line of the bar, where several processes show one.
+    position: line of the bar, if several processes show one.
     """
     return tqdm(
         epochs, desc=what, initial=epochs.start, total=epochs.stop, position=position, disable=None
@@ -71,7 +71,7 @@ def epoch_bar(epochs: range, what: str, position: int) -> "tqdm[int]":
 
 
 def report_epoch(bar: "tqdm[int]", what: str, done: int, text: str) -> None:
-    """Shows a few words beside the bar; in a log, a line for each tenth of the epochs."""
+    """Shows the text beside the bar; in a log, prints a line for each tenth of the epochs."""
     if not bar.disable:
         bar.set_postfix_str(text)
     elif done % max(1, int(bar.total or 0) // 10) == 0:

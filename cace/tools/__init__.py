@@ -1,1 +1,1 @@
-"""Commands that look at a machine, a folder of clips or a clip, and change no result."""
+"""What the commands check, doctor, inspect and plots do."""

@@ -1,4 +1,4 @@
-"""What is in a folder of clips, and what is wrong with it, before anything is run on it."""
+"""What is in a folder of clips, and what is wrong with it, before the pipeline uses it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from cace.data.sources.folder import clip_files, differences, find_clips, index_
 from cace.media.decode import FORMATS
 from cace.media.pool import MediaFile, decode_clips
 
-# Enough to find whatever is damaged: every frame is decoded, few are stored.
+# Enough to find all damage: every frame is decoded, few are stored.
 SMALL: dict[str, Any] = {
     "fps": 1,
     "short_side": 32,
@@ -31,7 +31,7 @@ class Checked(NamedTuple):
     clips: pd.DataFrame  # one row an annotated clip
     summary: pd.DataFrame  # one row a property
     problems: list[str]  # each would leave a clip out, or stop the pipeline
-    remarks: list[str]  # worth knowing, but no harm
+    remarks: list[str]  # worth knowing, but harmless
 
 
 def check_folder(
@@ -39,8 +39,8 @@ def check_folder(
 ) -> Checked:
     """Reads the annotations and decodes every clip, as the pipeline would.
 
-    index: what `cace index` wrote; without a clip of this folder, it belongs to another one.
-    Raises: UserError with every problem of the annotations; without them there is nothing to check.
+    index: of `cace index`; if it has no clip of this folder, it is of another one and is ignored.
+    Raises: UserError with every problem of the annotations; without them no clip is checked.
     """
     annotations = read_annotations(folder)
     found = find_clips(folder, annotations)
@@ -69,7 +69,7 @@ def check_folder(
         for row in padded.itertuples()
     ]
     remarks += [
-        f"{path.name}: not annotated, left alone"
+        f"{path.name}: not annotated, ignored"
         for path in clip_files(folder)
         if path not in found.values()
     ]
@@ -77,7 +77,7 @@ def check_folder(
 
 
 class Facts(NamedTuple):
-    """Properties that a file states, as text; empty where it states none."""
+    """What a file declares about itself, as text; empty if it declares nothing."""
 
     duration: str = ""
     frames_a_second: str = ""

@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
     what: str
     found: str
-    fix: str = ""  # what to do; empty where nothing is wrong
+    fix: str = ""  # what to do; empty if nothing is wrong
 
 
 def examine() -> list[Finding]:
@@ -76,8 +76,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "disk",
         f"{free / 1e9:.1f} GB free",
-        "free some: `dvc gc -w --all-branches` removes old caches, `make clean` all that stages "
-        "wrote, for every branch"
+        "free some space: `dvc gc -w --all-branches` removes old caches, `make clean` all that "
+        "stages wrote, for every branch"
         if short
         else "",
     )
@@ -106,9 +106,7 @@ def _git() -> Iterator[Finding]:
     ]
     yield Finding(
         "git",
-        f"on branch {branch}"
-        if branch
-        else "on a detached HEAD, as a killed `dvc exp run` leaves it",
+        f"on branch {branch}" if branch else "on a detached HEAD, as after a killed `dvc exp run`",
         " and ".join(fixes),
     )
 
@@ -121,12 +119,12 @@ def _cache() -> Iterator[Finding]:
         yield Finding(
             "DVC's cache",
             f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
-            "make room there, or make it writable; then `dvc commit STAGE` adds its outputs",
+            "free space there, or make it writable; then `dvc commit STAGE` adds what it wrote",
         )
 
 
 def _run(*command: str) -> str:
-    """What the command printed; nothing where it failed or is not there."""
+    """What the command printed; empty if it failed or is not installed."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")  # pictures go to files, also where there is no screen
+matplotlib.use("Agg")  # pictures are written to files, so no screen is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,9 +33,9 @@ def inspect_clip(
 ) -> Inspected:
     """Writes contact_sheet.png, spectrogram.png and sound.wav.
 
-    predictions: the CSV that `evaluate` writes; where it does not exist, or lacks the clip,
-        the picture shows labels alone.
-    Raises: UserError where the clip is unknown, or could not be decoded (with the reason).
+    predictions: the CSV that `evaluate` writes; if it is missing, or does not contain the clip,
+        the picture shows only labels.
+    Raises: UserError if the clip is unknown, or could not be decoded (with the reason).
     """
     if id_ not in annotations.ids:
         near = [other for other in annotations.ids if other.startswith(id_[:3])][:5]

@@ -39,7 +39,7 @@ PAGE = """\
 def make_plots_offline() -> Path:
     """Writes the template and the setting of the project in the current folder.
 
-    Raises: UserError where DVC has no project here.
+    Raises: UserError if the folder is not a DVC project.
     """
     if not DVC.is_dir():
         raise UserError(f"{DVC}: not there; run this in the project's top folder")

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Training of localizers on stored features."""

@@ -1,7 +1,7 @@
 """Trains one localizer on stored features, under two protocols at once.
 
 honest: the epoch is chosen on val (`best.pt`). best-on-test: it is chosen on test, as published
-results do (`best_on_test.pt`). The test scores have a curve of their own and decide nothing else.
+results do (`best_on_test.pt`). The test scores have a separate curve and decide nothing else.
 
 Source: the schedule of the published results: Adam, learning rate lowered at milestones, gradient
 norm clipped.
@@ -25,7 +25,7 @@ from cace.localizers import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.settings import Precision
 from cace.system.errors import UserError
-from cace.system.resume import Stateful, put_back, read_state, save_state
+from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import epoch_bar, report_epoch
 
 Curve = list[dict[str, Any]]  # one entry an epoch
@@ -48,7 +48,7 @@ class Curves(NamedTuple):
     """The curves of one training."""
 
     train: Curve  # learning rate, loss and its terms on train, scores on val
-    test: Curve  # accuracy on test: for the best-on-test protocol alone
+    test: Curve  # accuracy on test: only for the best-on-test protocol
 
 
 class Best:
@@ -99,9 +99,9 @@ def fit(
     parts: dict[str, Stateful] = {"localizer": localizer, "optimizer": optimizer, "rates": rates}
     curves = Curves([], [])
     if state.exists() and best.path.exists() and best_on_test.path.exists():
-        kept = put_back(read_state(state), parts)
-        curves = Curves(*kept["curves"])
-        best.accuracy, best_on_test.accuracy = kept["best"]
+        results = restore_state(read_state(state), parts)
+        curves = Curves(*results["curves"])
+        best.accuracy, best_on_test.accuracy = results["best"]
 
     epochs, what = range(len(curves.train), schedule.epochs), f"train {into.name}"
     for epoch in (bar := epoch_bar(epochs, what, bar_position)):
@@ -162,7 +162,7 @@ def train_one_epoch(
 
 
 def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Where a localizer computes its grid in this precision."""
+    """A context in which a localizer computes its grid in this precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -178,7 +178,7 @@ def scores(localizer: Localizer, split: Split) -> dict[str, float]:
 
 
 def _origin(store: FeatureStore, train: Split) -> dict[str, Any]:
-    """What a checkpoint says of the features that it was trained on."""
+    """What a checkpoint contains about the features that it was trained on."""
     return {
         "categories": list(store.categories),
         "encoders": store.provenance["encoders"],

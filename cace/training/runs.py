@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(params: Params, *, unimodal: bool) -> list[Job]:
-    """One job a seed and, if asked for, the one-modality baselines of the first seed."""
+    """One job per seed and, if asked for, the one-modality baselines of the first seed."""
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed) for seed in seeds]
     if unimodal:
@@ -92,7 +92,7 @@ def write_curves(folder: Path, curves: dict[str, Curves], seeds: tuple[int, ...]
 
 
 def val_summary(curves: dict[str, Curves], seeds: tuple[int, ...]) -> dict[str, object]:
-    """What `metrics/train.json` holds: the best accuracy on val over seeds, and its epochs."""
+    """The content of `metrics/train.json`: the best accuracy on val over seeds, and its epochs."""
     on_val = {name: pd.DataFrame(one.train)["val_accuracy"] for name, one in curves.items()}
     accuracy = pd.Series([on_val[f"seed-{seed}"].max() for seed in seeds])
     deviation = float(accuracy.std()) if len(seeds) > 1 else None

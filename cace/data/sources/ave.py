@@ -1,4 +1,4 @@
-"""Source ave: the archive of AVE, downloaded or given, unpacked and checked."""
+"""Source ave: the released archive of AVE, downloaded or already here, unpacked and checked."""
 
 import os
 import re
@@ -25,7 +25,7 @@ ENCRYPTED = 1  # bit of a member's flags
 
 
 class Counts(NamedTuple):
-    """Sizes of a data set."""
+    """The sizes of a data set."""
 
     rows: int
     ids: int
@@ -40,8 +40,8 @@ PUBLISHED = Counts(rows=4143, ids=4097, train=3339, val=402, test=402)
 def unpack(archive: Path, into: Path) -> None:
     """Writes the annotation files and clips of an archive; an interrupted run resumes.
 
-    An archive with a member that could be written outside `into` is refused completely.
-    Raises: UserError that names the archive and its members at fault.
+    If any member could be written outside `into`, nothing of the archive is unpacked.
+    Raises: UserError that names the archive, and the members that are wrong.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -56,7 +56,7 @@ def unpack(archive: Path, into: Path) -> None:
             if needed > free:
                 raise UserError(
                     f"{archive}: expected {needed / 1e9:.1f} GB of free space to unpack it into "
-                    f"{into}, got {free / 1e9:.1f} GB; make room and run this again"
+                    f"{into}, got {free / 1e9:.1f} GB; free some space and try again"
                 )
             for name, member in progress(left.items(), "download: files unpacked"):
                 temporary = (into / name).with_name(f".{Path(name).name}.{os.getpid()}.tmp")
@@ -71,9 +71,9 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def check(media: Path, published: Counts = PUBLISHED) -> Annotations:
-    """The annotations of an unpacked archive, which must be those that were published.
+    """The annotations of an unpacked archive, which must be as published, with all clips.
 
-    Raises: UserError with every difference, of a row or a clip each with its name.
+    Raises: UserError with every difference, each with its row or clip.
     """
     annotations = read_annotations(media, AVE_CATEGORIES)
     found = Counts(
@@ -98,14 +98,14 @@ def check(media: Path, published: Counts = PUBLISHED) -> Annotations:
         raise UserError(
             f"{media}: {len(differences)} differences from the published data set (rows count from "
             f"0, without the header):{listed(differences)}\n"
-            f"Get the archive again from {ARCHIVE.url}; to work with it as it is, unpack it and "
+            f"Get the archive again from {ARCHIVE.url}; to use it as it is, unpack it and "
             f"set data.path"
         )
     return annotations
 
 
 def _out_of_order(annotations: Annotations) -> list[str]:
-    """Rows where a category begins that is not the next one of the published order."""
+    """Rows where a category first appears that is not the next one in the published order."""
     firsts: dict[int, int] = {}
     for number, row in enumerate(annotations.rows):
         firsts.setdefault(row.category, number)
@@ -120,7 +120,7 @@ def _out_of_order(annotations: Annotations) -> list[str]:
 def _members(archive: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     """The members of the AVE layout, by their path under its top folder.
 
-    Raises: UserError where one is dangerous, or the layout is not there once.
+    Raises: UserError if a member is dangerous, or the layout is not there exactly once.
     """
     if dangers := [f"{info.orig_filename!r}: {why}" for info in infos if (why := _danger(info))]:
         raise UserError(
@@ -131,7 +131,7 @@ def _members(archive: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.Z
     tops = [path.parent for path in paths if path.name == "Annotations.txt"]
     if len(tops) != 1:
         raise UserError(
-            f"{archive}: expected one Annotations.txt beside {', '.join(TEXTS[1:])} and AVE/, got "
+            f"{archive}: expected one Annotations.txt, with {', '.join(TEXTS[1:])} and AVE/, got "
             f"{len(tops)}; get it from {ARCHIVE.url}"
         )
     relative = {
@@ -153,8 +153,8 @@ def _is_clip(path: PurePosixPath) -> bool:
 
 
 def _danger(info: zipfile.ZipInfo) -> str | None:
-    """Why a member could be written, or could write, outside of its folder."""
-    name = info.orig_filename  # as in the archive, before zipfile changes it
+    """Why a member is refused, for instance since it would be written outside its folder."""
+    name = info.orig_filename  # as in the archive, before zipfile corrects it
     kind = stat.S_IFMT(info.external_attr >> 16)
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "an absolute path"

@@ -1,7 +1,7 @@
 """How the files of each source get into one folder, in the AVE layout, with a manifest.
 
 Each function collects one source: it checks what it found, and moves the folder to `out` only when
-everything is in it. An interrupted run resumes. Source ave is a folder too, where the user has
+everything is in it. An interrupted run resumes. Source ave is a folder too, if the user has
 unpacked it already.
 """
 
@@ -38,7 +38,7 @@ def collect_released(out: Path, path: Path | None) -> None:
     found = released.find_files(users_folder("released", path)) if path is not None else {}
     files = released.complete(found)
     with scratch("download", file_states(files)) as work:
-        released.take(files, work / "media")
+        released.copy_files(files, work / "media")
         listed = list_files(work / "media", [{"file": name} for name in files])
         publish_media(work / "media", listed, out)
 
@@ -47,7 +47,7 @@ def collect_archive(out: Path, archive: Path | None, encoders: Sequence[tuple[st
     """Unpacks and checks the archive of AVE.
 
     archive: the user's zip file, data.archive; None: it is downloaded.
-    encoders: name and weights of each; downloadable weights are fetched beside the archive, so that
+    encoders: name and weights of each; downloadable weights are fetched with the archive, so that
         a failure shows here and not after hours of work. They change nothing that is written.
     """
     files = [] if archive else [ave.ARCHIVE]
@@ -71,7 +71,7 @@ def collect_folder(out: Path, source: str, path: Path | None) -> None:
     inputs = file_states({**clips, **folder.label_files(given)})
     with scratch("download", str(given), inputs) as work:
         media = work / "media"
-        folder.take(given, clips, media)
+        folder.copy_clips(given, clips, media)
         listed = _list_clips(media, source)
         if source == "folder":
             rows = folder.index_of(folder.label_files(media))
@@ -82,7 +82,7 @@ def collect_folder(out: Path, source: str, path: Path | None) -> None:
 def users_folder(source: str, path: Path | None) -> Path:
     """data.path, relative to the project's top folder.
 
-    Raises: UserError where it is empty, or no folder.
+    Raises: UserError if it is empty, or is not a folder.
     """
     if path is None:
         raise UserError(
@@ -96,7 +96,7 @@ def users_folder(source: str, path: Path | None) -> Path:
 
 
 def file_states(files: dict[str, Path]) -> dict[str, tuple[str, int, int]]:
-    """Path, size and time of each file: quicker than a hash, and they change with the content."""
+    """Path, size and time of each file: read faster than a hash, and change with the content."""
     return {key: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for key, f in files.items()}
 
 

@@ -1,6 +1,6 @@
 """The objects of source mini, each drawn on the unit square.
 
-A drawing takes a pen, the clip's own colour, and the phase of its motion in [0, 1).
+The arguments of a drawing: a pen, the colour in this clip, the phase of its motion in [0, 1).
 """
 
 from math import pi, sin
@@ -15,12 +15,12 @@ RED, GOLD, WOOD = (190, 40, 45), (235, 190, 70), (95, 62, 38)
 
 
 def sine(turns: float) -> float:
-    """The sine of a phase in turns, rounded: its last digit depends on the maths library."""
+    """The sine of a phase in turns, rounded, as its last digit depends on the maths library."""
     return round(sin(2 * pi * turns), 6)
 
 
 def cosine(turns: float) -> float:
-    """The cosine likewise."""
+    """The cosine of a phase in turns, rounded too."""
     return sine(turns + 0.25)
 
 
@@ -62,7 +62,7 @@ class Pen:
 
 
 def _hand(length: float, turns: float) -> Point:
-    """Where the hand of a clock points to, clockwise from twelve."""
+    """The tip of a clock's hand, clockwise from twelve."""
     return length * sine(turns), -length * cosine(turns)
 
 

@@ -1,4 +1,4 @@
-"""Sources folder and ave: clips that the user already has, in the AVE layout."""
+"""Sources folder and ave: clips that the user has already, in the AVE layout."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ CONTAINERS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
     """The file of each annotated id that has one, under `folder/AVE`.
 
-    Raises: UserError where no clip at all is there.
+    Raises: UserError if there is no clip at all.
     """
     files = {(path.stem, path.suffix.lower()): path for path in clip_files(folder)}
     found = {}
@@ -43,15 +43,15 @@ def clip_files(folder: Path) -> list[Path]:
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """The files with the rows that exist, by name."""
+    """The annotation and split files that exist, by name."""
     names = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
     return {name: folder / name for name in names if (folder / name).exists()}
 
 
-def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
-    """Copies annotation files and clips that are not there yet.
+def copy_clips(folder: Path, clips: dict[str, Path], into: Path) -> None:
+    """Copies the annotation files, and the clips that are not there yet.
 
-    Never a hard link: DVC makes its files read-only.
+    Never as hard links: DVC makes its files read-only, and the user's files would become so too.
     """
     (into / "AVE").mkdir(parents=True, exist_ok=True)
     for name, path in label_files(folder).items():
@@ -62,7 +62,7 @@ def take(folder: Path, clips: dict[str, Path], into: Path) -> None:
 
 
 def index_of(files: dict[str, Path]) -> pd.DataFrame:
-    """Id, file name, size and hash of each clip, or file of rows, sorted by id."""
+    """Id, file name, size and hash of each clip and each annotation file, sorted by id."""
     entries = [
         {"id": id_, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
         for id_, path in progress(sorted(files.items()), "hashes")
@@ -71,7 +71,7 @@ def index_of(files: dict[str, Path]) -> pd.DataFrame:
 
 
 def read_index(path: Path) -> pd.DataFrame:
-    """What `cace index` wrote; without rows where no folder was indexed."""
+    """The index that `cace index` wrote; it has no rows if no folder was indexed."""
     index = pd.read_csv(
         expect_file(path, made_by="download"), dtype={"id": str, "file": str}, keep_default_na=False
     )
@@ -84,7 +84,7 @@ def read_index(path: Path) -> pd.DataFrame:
 
 
 def differences(indexed: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """What has changed in a folder since it was indexed, a line each."""
+    """What has changed in a folder since it was indexed, one line for each file."""
     before, now = (table.set_index("id")["sha256"] for table in (indexed, found))
     both = before.index.intersection(now.index)
     return [
@@ -95,22 +95,25 @@ def differences(indexed: pd.DataFrame, found: pd.DataFrame) -> list[str]:
 
 
 def expect_as_indexed(found: pd.DataFrame) -> None:
-    """Compares clips and files of rows with the index, where there is one.
+    """Compares clips and annotation files with the index, if there is one.
 
     Raises: UserError that lists what was added, is gone, or has changed.
     """
     index = read_index(INDEX)
     if index.empty:
-        print("download: this folder is not indexed (`cace index FOLDER`): changes go unnoticed")
+        print(
+            "download: this folder is not indexed, so its changes are not noticed; run `cace index "
+            "FOLDER`"
+        )
     elif changed := differences(index, found):
         raise UserError(
             f"data.path: the folder has changed since it was indexed in {INDEX}:{listed(changed)}\n"
-            f"Run `cace index FOLDER`, or put back what was there"
+            f"Run `cace index FOLDER`, or restore the files"
         )
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file completely or not at all, sharing its blocks where the file system can."""
+    """Copies a file completely or not at all; shares its blocks if the file system can."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with source.open("rb") as original, temporary.open("wb") as copy:
         left = os.fstat(original.fileno()).st_size

@@ -1,10 +1,10 @@
 """Source mini: drawn objects and synthesized sounds, rendered to mp4 files in the AVE layout.
 
-It shows that the pipeline works without a download; it says nothing about AVE. Object and sound
+It shows that the pipeline works without a download; it is no evidence about AVE. Object and sound
 come and go independently, so that neither picture nor sound alone tells events from background.
 
 With the same versions of the libraries, the files are equal on every x86-64 processor: sounds.py
-explains how for the samples, and the codecs here compute with integers alone.
+explains how for the samples, and the codecs here compute only with integers.
 
 In order: the categories, what happens in a clip, its picture, its sound, and `render`, which
 writes the set. Objects are in drawings.py, sounds in sounds.py.
@@ -96,8 +96,8 @@ class _Plan(NamedTuple):
     start: int  # of the event, in seconds
     end: int  # exclusive
     kinds: tuple[str, ...]  # of each second: event, none, seen, heard or contradicted
-    seen: tuple[int | None, ...]  # the category in the picture of each second
-    heard: tuple[int | None, ...]  # and in its sound
+    visible: tuple[int | None, ...]  # the category in the picture of each second
+    audible: tuple[int | None, ...]  # and in its sound
 
 
 def _plan(rng: Generator, own: int) -> _Plan:
@@ -153,14 +153,14 @@ class _Actor:
         self.drift = _Drift(rng)
 
     def appear(self, frame: Image.Image, seconds: float) -> None:
-        """Draws it into the frame."""
+        """Draws the object into the frame."""
         pose = self.poses[int(seconds * self.motions_per_second * POSES) % POSES]
         x, y = self.centre + self.reach * self.drift(seconds)
         frame.paste(pose, (round(x), round(y)), pose)
 
 
 def _rotated(image: Image.Image, degrees: float) -> Image.Image:
-    """Turned counterclockwise around its middle, as by Pillow, but by a rounded matrix."""
+    """Turned counterclockwise around its centre, as by Pillow, but with a rounded matrix."""
     c, s = round(cos(radians(degrees)), 5), round(sin(radians(degrees)), 5)
     x, y = image.width / 2, image.height / 2
     matrix = (c, -s, x - c * x + s * y, s, c, y - s * x - c * y)
@@ -203,7 +203,7 @@ def _picture(
     rng: Generator, plan: _Plan, width: int, height: int, fps: int
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     scene, view = _backdrop(rng, width + 2 * PAN, height + 2 * PAN), _Drift(rng)
-    present = dict.fromkeys(index for index in plan.seen if index is not None)
+    present = dict.fromkeys(index for index in plan.visible if index is not None)
     actors = {index: _Actor(rng, CATEGORIES[index], width, height) for index in present}
     # All frames share one sheet of grain; each shows another part of it.
     grain = rng.normal(0, rng.uniform(2, 7), (height + 32, width + 32, 1)).astype(np.int16)
@@ -211,7 +211,7 @@ def _picture(
     for number, pixels in enumerate(frames):
         x, y = (PAN * (1 + view(number / fps))).astype(int)
         frame = scene.crop((x, y, x + width, y + height))
-        index = plan.seen[number // fps]
+        index = plan.visible[number // fps]
         if index is not None:
             actors[index].appear(frame, number / fps)
         u, v = rng.integers(33, size=2)
@@ -229,11 +229,11 @@ def _soundtrack(rng: Generator, plan: _Plan) -> Int16[np.ndarray, " samples"]:
     """The sounds of the plan, over an ambience from 2 dB louder to 18 dB softer than they are."""
     loudness = _gain(rng.uniform(-30, -18))
     track = loudness * _gain(rng.uniform(-18, 2)) * sounds.noise(rng, rng.uniform(0, 1))
-    for index in dict.fromkeys(index for index in plan.heard if index is not None):
+    for index in dict.fromkeys(index for index in plan.audible if index is not None):
         sound = CATEGORIES[index].sound(rng)
-        # By its power, but no louder than its peaks allow: a tick is all peak.
+        # Scaled by its power, but no further than its peaks allow: a tick has little else.
         sound *= loudness / max(sounds.rms(sound), np.abs(sound).max() / 8)
-        track += sound * _gate([index == heard for heard in plan.heard])
+        track += sound * _gate([index == audible for audible in plan.audible])
     # Steps of 16: finer than any ambience, and FLAC needs a third less than for all 16 bits.
     return 16 * np.rint(track.clip(-1, 1) * 2047).astype(np.int16)
 
@@ -309,9 +309,9 @@ def render(
 
 
 def _clip(index: int, seed: int, size: _Frames) -> _Clip:
-    # The id depends on all that the file depends on: a file of that name needs no other check.
+    # The id depends on all that the file depends on, so a file of that name needs no other check.
     letters = default_rng([seed, index, *size]).choice(ID_LETTERS, 11)
-    if index % 8 == 3:  # AVE has such ids too: a command line takes them for an option
+    if index % 8 == 3:  # AVE has such ids too: a command line reads them as options
         letters[0] = "-_"[index // 8 % 2]
     turn, own = divmod(index, len(CATEGORIES))
     # Of five clips of a category, three are for training; three clips make all three splits.
@@ -349,7 +349,7 @@ def _write_clip(folder: Path, clip: _Clip, *, seed: int, size: _Frames) -> None:
 
 
 def _write_tables(folder: Path, cast: Sequence[_Clip]) -> None:
-    """Annotations and splits as in AVE, and what is seen and heard in truth.csv."""
+    """Annotations and splits as in AVE, and in truth.csv what is visible and audible."""
     rows = [f"{c.category}&{c.id}&good&{c.plan.start}&{c.plan.end}\n" for c in cast]
     for split in SPLITS:
         chosen = [row for clip, row in zip(cast, rows, strict=True) if clip.split == split]
@@ -358,7 +358,9 @@ def _write_tables(folder: Path, cast: Sequence[_Clip]) -> None:
     for clip in cast:
         plan = clip.plan
         for second, kind in enumerate(plan.kinds):
-            visible, audible = (int(what[second] == plan.own) for what in (plan.seen, plan.heard))
+            visible, audible = (
+                int(what[second] == plan.own) for what in (plan.visible, plan.audible)
+            )
             flags = f"{second},{visible},{audible},{int(kind == 'event')},{kind}"
             truth.append(f'{clip.id},{clip.split},"{clip.category}",{flags}\n')
     write_atomically(folder / "truth.csv", "".join(truth))

@@ -1,4 +1,4 @@
-"""Source released: the VGG-19 and VGGish features of AVE with their labels and splits."""
+"""Source released: the released VGG-19 and VGGish features of AVE with their labels and splits."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cace.system.errors import UserError, listed
 from cace.system.workers import progress
 
 GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
-FILES = (  # the largest last: what fails fails early
+FILES = (  # the largest last, so that failures come early
     RemoteFile(
         "Annotations.txt",
         GITHUB + "Annotations.txt",
@@ -57,7 +57,7 @@ ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 def find_files(folder: Path) -> dict[str, Path]:
     """The released files in `folder` or in `folder/data`, by name.
 
-    Raises: UserError where none is there, or one is no HDF5 file.
+    Raises: UserError if there is none, or one is damaged.
     """
     found = {
         file.name: path
@@ -77,9 +77,9 @@ def find_files(folder: Path) -> dict[str, Path]:
 
 
 def complete(found: dict[str, Path]) -> dict[str, Path]:
-    """What was found, and the rest of the release from the downloads folder, by name.
+    """The files that were found, and the rest of the release from the downloads folder, by name.
 
-    The files that only serve checks are fetched where nothing was found at all.
+    The files that only serve checks are downloaded only if nothing was found.
     Raises: UserError that lists each missing file with its link.
     """
     lacking = [file for file in FILES if file.name not in found]
@@ -90,10 +90,10 @@ def complete(found: dict[str, Path]) -> dict[str, Path]:
     return {**found, **fetched}
 
 
-def take(files: dict[str, Path], into: Path) -> None:
+def copy_files(files: dict[str, Path], into: Path) -> None:
     """Copies the files that are not there yet.
 
-    Unfinished ones are beside `into`, so that an interrupted copy is never part of it.
+    Each is copied beside `into` first, so that `into` never contains a part of a file.
     """
     into.mkdir(parents=True, exist_ok=True)
     for name, path in progress(files.items(), "download: files copied"):
@@ -103,7 +103,7 @@ def take(files: dict[str, Path], into: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """Why a file cannot be what its name promises: an error page, or cut off."""
+    """Why a file is damaged: it is an error page instead, or cut off. None if it is not damaged."""
     if path.suffix == ".h5":
         try:
             h5py.File(path).close()

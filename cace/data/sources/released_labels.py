@@ -1,4 +1,4 @@
-"""The released labels of AVE: label, order and annotation files, compared with each other.
+"""The released labels of AVE: label, order and annotation files, checked against one another.
 
 A row is a sample: line `row` of `Annotations.txt`, counted from 0 without the header, and place
 `row` of every HDF5 file. Where the files differ about a row, `labels.h5` is right: published
@@ -29,8 +29,8 @@ from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, publish, sha256, write_json
 from cace.system.scratch import scratch
 
-# The axes of each file's data set. labels.h5 comes first: the others are compared with its sizes.
-# H twice: the grid is square, so that maps with the channels first do not pass.
+# The axes of each file's data set. labels.h5 comes first: the others must have the same sizes.
+# H twice: the grid must be square, so maps with the channels first are refused.
 AXES = {
     "labels.h5": ("N", "T", "C+1"),
     "mil_labels.h5": ("N", "C+1"),
@@ -49,11 +49,11 @@ class Released(NamedTuple):
 
     annotations: Annotations
     labels: Int[np.ndarray, "N T"]  # of labels.h5; a row may have two events
-    differences: dict[int, str]  # by row: what each file has, where they do not agree
+    differences: dict[int, str]  # by row: the events in each file, if the files do not agree
 
 
 def read_released(media: Path) -> Released:
-    """Reads all but the features; of those it checks the shapes.
+    """Reads all files but those of the features, of which it checks only the shapes.
 
     Raises: UserError with every problem of the files, each with its row.
     """
@@ -87,7 +87,7 @@ def read_released(media: Path) -> Released:
 
 
 def write_labels(media: Path, out: Path, metrics: Path) -> None:
-    """Writes labels and splits in the place of decoded clips; prints where the files differ.
+    """Writes labels and splits instead of decoded clips; prints the rows that differ.
 
     out: gets `annotations.json` and `labels.npy`.
     metrics: the JSON file for the counts.
@@ -126,7 +126,7 @@ def read_data(path: Path, key: str = RELEASED_KEY) -> Shaped[np.ndarray, "..."]:
 
 
 def _shape(path: Path, key: str, problems: list[str]) -> tuple[int, ...] | None:
-    """Shape of the data set; None, and a problem, where there is none."""
+    """Shape of the data set; None, and a new problem, if there is none."""
     try:
         with h5py.File(path) as file:
             if isinstance(data := file.get(key), h5py.Dataset):
@@ -179,14 +179,14 @@ def _read_splits(media: Path, count: int, problems: list[str]) -> list[str]:
 
 
 def _categories(lines: list[Line], columns: int | None, problems: list[str]) -> tuple[str, ...]:
-    """Names by column: the published order where the names are AVE's, else by first appearance."""
+    """Names by column: the published order if the names are AVE's, else by first appearance."""
     found = tuple(dict.fromkeys(line.category for line in lines))
     if columns == len(AVE_CATEGORIES) + 1 and set(found) <= set(AVE_CATEGORIES):
         return AVE_CATEGORIES
     if columns is not None and columns != len(found) + 1:
         problems.append(
             f"labels.h5: expected {len(found) + 1} columns, as Annotations.txt has {len(found)} "
-            f"categories beside the background, got {columns}"
+            f"categories and the background, got {columns}"
         )
     return found
 
@@ -204,7 +204,7 @@ def _not_one_hot(one_hot: Shaped[np.ndarray, "N T C1"]) -> list[str]:
 def _differences(
     media: Path, annotations: Annotations, labels: Int[np.ndarray, "N T"]
 ) -> dict[int, str]:
-    """What each file has in a row, for the rows in which they do not agree."""
+    """The events of a row in each file, for the rows about which the files do not agree."""
     names, background = annotations.categories, annotations.background
     annotated = segment_labels(annotations)
     events = {"labels.h5": _events(labels, names), "Annotations.txt": _events(annotated, names)}
@@ -218,7 +218,7 @@ def _differences(
         present = (labels[:, :, None] == np.arange(background + 1)).any(axis=1)
         has_event = present[:, :background].any(axis=1)
         present[:, background] = False
-        # A clip without any event has a category there all the same.
+        # In that file even a clip without any event has a category.
         differ |= has_event & (of_clip != present).any(axis=1)
         every = np.array([*names, "background"])
         events["mil_labels.h5"] = [" and ".join(every[row == 1]) for row in of_clip]

@@ -49,7 +49,7 @@ def _sine(turns: Sound) -> Sound:
 
 
 def _fading(age: Sound) -> Sound:
-    """exp(-age), nearly: (1 - age / 1024)^1024, which takes ten squarings."""
+    """About exp(-age): (1 - age / 1024)^1024, by ten squarings."""
     level = 1 - age / 1024
     for _ in range(10):
         level *= level
@@ -79,7 +79,7 @@ def _scale(lowest: float, semitones: Sequence[int]) -> Sound:
 def noise(rng: Generator, slope: float) -> Sound:
     """Noise of unit deviation whose spectrum falls about as 1/f^slope; a loop of two seconds."""
     loop = 2 * SAMPLE_RATE
-    # Rounded, for the rare large values go through a logarithm.
+    # Rounded: the rare large values come from a logarithm, whose last digit may differ.
     white = rng.standard_normal(loop).round(3)
     # Octave k repeats each value 2^k times, so it is white below its corner at 2^-k of the
     # bandwidth. With these levels the power below the corner is (4^slope)^k in all.

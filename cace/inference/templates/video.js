@@ -26,13 +26,13 @@ function create(tag, text, style = {}) {
 }
 
 function clock(seconds) {
-  const whole = Math.floor(seconds + 1e-3);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const tail = String(whole % 60).padStart(2, "0");
+  const total = Math.floor(seconds + 1e-3);
+  const [hours, minutes] = [Math.floor(total / 3600), Math.floor(total / 60) % 60];
+  const tail = String(total % 60).padStart(2, "0");
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 
-/* Position: the video's, or without one that plays, where the reader has put the playhead. */
+/* Position: that of the video, or of the playhead if no video plays. */
 
 function go(seconds) {
   const wanted = Math.min(Math.max(seconds, 0), data.seconds);
@@ -65,19 +65,19 @@ function toEvent(direction) {
 
 function jump(start) {
   go(start);
-  at("said").textContent = lanes.getAttribute("aria-valuetext");
+  at("announcement").textContent = lanes.getAttribute("aria-valuetext");
 }
 
-/* The second at the playhead, in words and as a map. */
+/* The second at the playhead, as text and as a map. */
 
 function describe(second) {
   shown = second;
   const event = covering(events, second)[0];
-  const said = event?.category ?? "no event";
-  at("second").textContent = `At ${clock(second)}: ${said}`;
+  const text = event?.category ?? "no event";
+  at("second").textContent = `At ${clock(second)}: ${text}`;
   at("clock").textContent = clock(second);
   lanes.setAttribute("aria-valuenow", second);
-  lanes.setAttribute("aria-valuetext", `${clock(second)}, ${said}, relevance ${percent(data.both.relevance[second])}`);
+  lanes.setAttribute("aria-valuetext", `${clock(second)}, ${text}, relevance ${percent(data.both.relevance[second])}`);
   for (const way of ["both", "without_sound", "without_picture"]) compare(way, second, event);
   for (const [name, values] of Object.entries(data.lanes)) at(`lane-${name}`).textContent = percent(values[second]);
   if (truth) at("truth").textContent = named(covering(truth, second)) || "no event";
@@ -130,7 +130,7 @@ function lookAt(second) {
   map.style.left = `${video.offsetLeft + corner[0] + left * shownSize[0]}px`;
   map.style.top = `${video.offsetTop + corner[1] + top * shownSize[1]}px`;
 
-  // From black over clear to white, so that it can be read on dark and on bright pictures.
+  // From black through transparent to white, so that it can be read on dark and on bright pictures.
   const grid = Object.assign(document.createElement("canvas"), { width, height });
   const veil = new ImageData(width, height);
   cells.forEach((level, cell) => {
@@ -151,7 +151,7 @@ function lookAt(second) {
   }
 }
 
-/* The timeline: curves, and an axis for the stretch that the reader wants in view. */
+/* The timeline: curves, and an axis for the part in view. */
 
 function draw() {
   for (const path of document.querySelectorAll("[data-curve]")) {
@@ -177,16 +177,16 @@ function draw() {
 
 function scaleTo(span) {
   lanes.style.width = `${(100 * data.seconds) / span}%`;
-  const room = (60 * data.seconds) / lanes.clientWidth; // seconds that a label takes
+  const room = (60 * data.seconds) / lanes.clientWidth; // seconds that a label needs
   const step = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800].find((s) => s > room) ?? 3600;
   const ticks = Array.from({ length: Math.ceil(data.seconds / step) }, (_, index) => index * step);
   at("axis").replaceChildren(...ticks.map((second) => create("span", clock(second), { left: share(second) })));
   at("scroller").scrollLeft = (position / data.seconds) * lanes.clientWidth - at("scroller").clientWidth / 2;
 }
 
-/* What the reader does. */
+/* Controls. */
 
-// Paused again before it has begun, it was no error.
+// play() fails if the video is paused before it has begun; that is no error.
 const toggle = () => (video.paused ? video.play().catch(() => {}) : video.pause());
 const SLIDER_KEYS = {
   ArrowRight: () => go(position + 1),
@@ -224,7 +224,7 @@ function giveUp() {
   if (mapSwitch) mapSwitch.disabled = true;
 }
 
-video.controls = false; // they would lie under the map
+video.controls = false; // they would be under the map
 lanes.addEventListener("keydown", press);
 video.addEventListener("keydown", press);
 lanes.addEventListener("click", point);
@@ -243,7 +243,7 @@ video.addEventListener("seeked", follow);
 video.addEventListener("volumechange", () => at("mute").setAttribute("aria-pressed", video.muted));
 video.addEventListener("play", () => (at("play").textContent = "Pause"));
 video.addEventListener("pause", () => (at("play").textContent = "Play"));
-video.addEventListener("pause", () => (at("said").textContent = lanes.getAttribute("aria-valuetext")));
+video.addEventListener("pause", () => (at("announcement").textContent = lanes.getAttribute("aria-valuetext")));
 video.addEventListener("loadedmetadata", () => (video.videoWidth ? describe(shown) : giveUp()));
 video.addEventListener("error", giveUp);
 if (video.error) giveUp();

@@ -1,4 +1,4 @@
-"""Audio-guided visual attention of AVEL, which PSP and others took over."""
+"""Audio-guided visual attention of AVEL, which PSP and others use too."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Attended(NamedTuple):
-    """One visual vector a segment, and where in the grid it comes from."""
+    """One visual vector per segment, and where in the grid it comes from."""
 
     visual: Float[Tensor, "B T V"]
     attention: Float[Tensor, "B T H W"]  # sums to 1
@@ -16,9 +16,9 @@ class Attended(NamedTuple):
 class AudioGuidedAttention(nn.Module):
     """A mean over the grid, weighted by what the sound and each position have in common.
 
-    positions: of the grid; the number of hidden channels, too, as the released code adds the j-th
-        audio value to *position* j, the same in all hidden channels. Sound so shifts positions by
-        a learned prior.
+    positions: of the grid. It is also the number of hidden channels, as the released code adds the
+        j-th audio value to *position* j, the same in all hidden channels. In this way sound shifts
+        positions by a learned prior.
     hidden: channels in which the two modalities are compared.
 
     Source: AVEL (Tian et al. 2018), as its released code computes it; all published figures do.

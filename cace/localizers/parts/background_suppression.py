@@ -39,7 +39,7 @@ class Suppressed(NamedTuple):
 
 
 class BackgroundSuppression(nn.Module):
-    """From the features of a clip to one vector a segment.
+    """From the features of a clip to one vector per segment.
 
     guidance, beta, psi: of the co-guidance attention in front.
     alpha: how much one modality's gate strengthens the other.
@@ -100,7 +100,7 @@ class BackgroundSuppression(nn.Module):
         audio: Float[Tensor, "B T A"],
         attention: Float[Tensor, "B T H W"] | None,
     ) -> Suppressed:
-        """From one visual and one audio vector a segment on."""
+        """The network after guidance, which gives one visual and one audio vector per segment."""
         visual_sequence, _ = self.visual_lstm(visual)
         audio_sequence, _ = self.audio_lstm(audio)
 
@@ -153,7 +153,7 @@ HEADS = {
     "class_head": "localize_module.event_classifier",
 }
 
-UNUSED = (  # kept by the authors' code, and never read
+UNUSED = (  # in the authors' checkpoints, but never read by their code
     "a_fc.",
     "spatial_channel_att.ave_bottleneck.",
     *(f"{modality}_encoder.encoder_layer." for modality in ("video", "audio")),

@@ -18,7 +18,7 @@ DROPOUT = 0.2
 
 
 class Guided(NamedTuple):
-    """One visual and one audio vector a segment, after guidance."""
+    """One visual and one audio vector per segment, after guidance."""
 
     visual: Float[Tensor, "B T V"]
     audio: Float[Tensor, "B T A"]

@@ -28,7 +28,7 @@ def category_loss(logits: Float[Tensor, "b C"], batch: Batch, background: int) -
 def clip_category(
     labels: Int[Tensor, "b T"], background: int
 ) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
-    """The event category of each clip (the largest, where it has two), and whether it has one.
+    """The event category of each clip (the largest, if it has two), and whether it has one.
 
     The category of a clip without an event is -1.
     """

@@ -19,9 +19,9 @@ class Sizes(NamedTuple):
 
 
 class Localization(NamedTuple):
-    """What a localizer says about B clips of T segments."""
+    """What a localizer predicts for B clips of T segments."""
 
-    relevance: Float[Tensor, "B T"]  # logit: does the segment hold an event?
+    relevance: Float[Tensor, "B T"]  # logit: does the segment contain an event?
     class_logits: Float[Tensor, "B K C"]  # K = 1: one category for the clip; K = T: one per segment
     attention: Float[Tensor, "B T H W"] | None  # where sound guides vision to; sums to 1
     extra: dict[str, Tensor]  # what only the method's own losses and lanes read
@@ -43,7 +43,7 @@ def localization_of_scores(
 def full_precision(like: Tensor) -> torch.autocast:
     """Switches autocast off, on the device of a tensor.
 
-    Where training computes in bfloat16, it does so for the visual grid alone, which is most of the
+    If training computes in bfloat16, it does so only for the visual grid, which is most of the
     arithmetic; a method computes the rest in full precision.
     """
     return torch.autocast(like.device.type, enabled=False)
@@ -52,13 +52,13 @@ def full_precision(like: Tensor) -> torch.autocast:
 def settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """The settings among the arguments of a constructor: all but `self` and `sizes`.
 
-    arguments: its `locals()`, taken before it has other variables.
+    arguments: its `locals()`, before it has other variables.
     """
     return {k: v for k, v in arguments.items() if k not in ("self", "sizes", "__class__")}
 
 
 class AuthorsFormat(NamedTuple):
-    """What a checkpoint of a method's authors holds."""
+    """What a checkpoint of a method's authors contains."""
 
     sizes: Sizes  # that it was trained for
     modules: dict[str, str]  # the name of each of our modules there
@@ -94,7 +94,7 @@ class Localizer(nn.Module):
         """Called before each epoch of training.
 
         progress: share of the training that is done, from 0 to 1. A method that changes with it
-            keeps the change in a buffer, so that checkpoints hold it.
+            stores the change in a buffer, so that checkpoints contain it.
         """
 
     def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -109,10 +109,10 @@ class Localizer(nn.Module):
     def authors_format(
         cls, weights: dict[str, Tensor], settings: dict[str, Any]
     ) -> AuthorsFormat | None:
-        """How the authors' checkpoints of this method are read; None where they cannot be.
+        """How the authors' checkpoints of this method are read; None if they cannot be.
 
         weights: by the authors' keys.
-        settings: those given to the constructor, which the file does not hold.
-        Raises: KeyError where the weights are of another network.
+        settings: those given to the constructor, which the file does not contain.
+        Raises: KeyError if the weights are of another network.
         """
         return None
