@@ -21,7 +21,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 def fixes():
-    """What is found and to be done where something is wrong, by its name."""
+    """What was found and how to fix it, for each thing that is wrong, by its name."""
     return {line.what: f"{line.found}: {line.fix}" for line in doctor.examine() if line.fix}
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from cace.data.sources import released
-from cace.data.sources.released import FILES, ONLY_FOR_CHECKS, complete, find_files, take
+from cace.data.sources.released import FILES, ONLY_FOR_CHECKS, complete, copy_files, find_files
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
 from tests.project import Project
@@ -78,9 +78,9 @@ def test_a_download_that_is_cut_off_is_refused(downloads, release):
 
 
 def test_the_users_files_are_copied_completely_and_only_once(release, tmp_path):
-    take(find_files(release), tmp_path / "work/media")
+    copy_files(find_files(release), tmp_path / "work/media")
     (tmp_path / "work/media/labels.h5").write_text("taken in an earlier run")
-    take(find_files(release), tmp_path / "work/media")
+    copy_files(find_files(release), tmp_path / "work/media")
     assert {path.name for path in (tmp_path / "work/media").iterdir()} == set(find_files(release))
     assert (tmp_path / "work/media/labels.h5").read_text() == "taken in an earlier run"
     assert (release / "labels.h5").stat().st_nlink == 1

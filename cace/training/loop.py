@@ -52,7 +52,7 @@ class Curves(NamedTuple):
 
 
 class Best:
-    """The checkpoint of the epoch with the highest accuracy, the first of equals."""
+    """The checkpoint of the epoch with the highest accuracy, the first if several are equal."""
 
     def __init__(self, path: Path, chosen_on: str) -> None:
         self.path, self.chosen_on = path, chosen_on

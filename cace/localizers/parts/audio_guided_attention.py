@@ -42,7 +42,7 @@ class AudioGuidedAttention(nn.Module):
     def forward(
         self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
     ) -> Attended:
-        """The attended vector is a mean of the features as they come in."""
+        """The attended vector is a mean of the input features."""
         grid = visual.flatten(2, 3)  # [B, T, P, V]
         shift = self.from_audio(self.audio(audio).relu())  # [B, T, P]
         content = self.from_visual(self.visual(grid).relu())  # [B, T, P, P]
