@@ -25,6 +25,27 @@ SHAPED = [
 install_import_hook(SHAPED, "beartype.beartype")
 
 
+# Pages whose commands take longest, and files with many runs of the pipeline, start first.
+LONGEST = ("experiments.md", "data.md", "test_experiments.py", "test_pipeline.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of a file share its fixtures, so they run in one process; each page is separate."""
+    for item in items:
+        separate = item.path.name == "test_docs.py"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if separate else item.path.name))
+    items.sort(key=lambda item: next((k for k, n in enumerate(LONGEST) if n in item.nodeid), 99))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A small feature store; tests only read it."""
+    from cace.features.store import FeatureStore  # not before the hook above
+    from tests.stores import write_feature_store
+
+    return FeatureStore(write_feature_store(tmp_path_factory.mktemp("store") / "features.h5"))
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, worker_id):
     """After `dvc repro`, committed. Tests leave it so."""

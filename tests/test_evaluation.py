@@ -20,11 +20,6 @@ from tests.trained import CPU, NAME, train, untrained
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return FeatureStore(write_feature_store(tmp_path_factory.mktemp("store") / "features.h5"))
-
-
-@pytest.fixture(scope="module")
 def models(store, tmp_path_factory):
     """Two seeds and both baselines, trained briefly."""
     folder = tmp_path_factory.mktemp("models")

@@ -82,6 +82,7 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
                 cells / ("both" if name in ("none", "audio") else "random"), cells / name
             )
     project.run("python", "-m", "ablations.tables")
+    project.run("python", "-m", "ablations.figure_5")
     tables = project.json("metrics/ablations/tables.json")
     (random, _, _), accuracy = tables["table_3"], cell["test"]["accuracy"]
     assert (random["test"]["accuracy"], random["paper"]) == (accuracy, 80.8)
