@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 1100, 760  # pixels of the page
 
 
 def main() -> None:
-    """Writes docs/run.png: the top of the page of the run."""
+    """Writes docs/run.png, the top of the page of the run, and docs/clip.png, one of its clips."""
     from playwright.sync_api import sync_playwright
 
     page_file = expect_file(PREDICTIONS / "report.html", made_by="evaluate").resolve()
@@ -23,10 +23,10 @@ def main() -> None:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(page_file.as_uri())
-        target = Path("docs/run.png")
-        page.screenshot(path=target)
+        page.screenshot(path=Path("docs/run.png"))
+        page.locator("table.clip").last.screenshot(path=Path("docs/clip.png"))
         chromium.close()
-    print(target)
+    print("docs/run.png, docs/clip.png")
 
 
 if __name__ == "__main__":
