@@ -120,10 +120,10 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the commands: this Python's programs, two workers, an identity for git."""
+        """Of the commands: this Python's programs, one worker, an identity for git."""
         return {key: v for key, v in os.environ.items() if not key.startswith("DVC_")} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "CACE_WORKERS": "2",
+            "CACE_WORKERS": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / f"{self.folder.name}-site"),
             "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t",
             "GIT_COMMITTER_EMAIL": "t@t",

@@ -12,10 +12,12 @@ from cace.features import batches
 from cace.features.batches import Batch, Split
 from cace.features.store import FeatureStore
 from cace.localizers import checkpoints, load_checkpoint
-from cace.settings import LOCALIZERS
+from cace.settings import LOCALIZERS, changed, load_params
 from cace.system.errors import UserError
 from cace.training import loop
 from cace.training.loop import train_one_epoch
+from cace.training.runs import Job, train_all
+from tests.project import ROOT
 from tests.stores import write_feature_store
 from tests.trained import CPU, SCHEDULE, train, untrained
 
@@ -283,3 +285,17 @@ def test_a_batch_counts_its_clips_with_an_event(store):
     split.labels[0] = store.background
     assert split.batch(torch.tensor([0, 1]), torch.tensor([0, 1, 2, 3])).clips_with_event == 3
     assert split.labels.shape[1] == SEGMENTS
+
+
+def test_jobs_side_by_side_end_as_one_after_the_other(store, tmp_path, monkeypatch):
+    changes = {"cace_net": {"width": 32}, "train": {"epochs": 1, "batch_size": 4}}
+    params = changed(load_params(ROOT), changes, where="test")
+    jobs = [Job("seed-0", 0), Job("visual_only", 0, "audio")]
+    curves = {}
+    for processes in ("1", "2"):
+        monkeypatch.setenv("CACE_WORKERS", processes)
+        curves[processes] = train_all(jobs, store.path, tmp_path / processes, params)
+    assert curves["1"] == curves["2"]
+    for job in jobs:
+        one, two = (tmp_path / processes / "localizer" / job.name for processes in "12")
+        assert weights_equal(one, two)

@@ -39,6 +39,8 @@ def train_all(jobs: list[Job], features: Path, work: Path, params: Params) -> di
     Resumes what an earlier call left in `work/state`.
     """
     places = devices(len(jobs))
+    if len(places) == 1:
+        return {job.name: train_one(job, features, work, params, places[0]) for job in jobs}
     free: queue.Queue[tuple[int, torch.device]] = queue.Queue()
     for place in enumerate(places):
         free.put(place)
