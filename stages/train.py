@@ -5,7 +5,8 @@ from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, publish, sha256, write_json
 from cace.system.scratch import scratch
-from cace.training.runs import jobs_of, train_all, val_summary, write_curves
+from cace.training.curves import write_curves
+from cace.training.runs import jobs_of, train_all, val_summary
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import torch
 
 from cace.evaluation.accuracy import segment_predictions
 from cace.features.batches import Batch
-from cace.localizers import checkpoints
 from cace.localizers.avel import Avel
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Sizes
 from tests import fill
 from tests.test_cace_net import close, labels

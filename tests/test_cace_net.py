@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cace.features.batches import Batch
-from cace.localizers import checkpoints
 from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.contrast import bece_loss, bece_per_view
 from cace.localizers.parts.protocol import Sizes
 from tests import fill, reference

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from cace.localizers import checkpoints, load_checkpoint
+from cace.localizers import load_checkpoint
 from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Sizes
 from cace.system.errors import UserError
 from tests import fill

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cace.features.batches import Batch
-from cace.localizers import checkpoints
 from cace.localizers.cmbs import Cmbs
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Sizes
 from tests import fill, reference
 from tests.test_cace_net import TERMS, close, labels

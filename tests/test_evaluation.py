@@ -12,7 +12,7 @@ from cace.evaluation.predict import load_for, predict
 from cace.evaluation.protocols import evaluate_runs
 from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localization, Localizer, Sizes
 from cace.system.errors import UserError
 from tests.stores import annotations, write_feature_store

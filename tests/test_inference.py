@@ -15,9 +15,10 @@ from cace.encoders.visual import visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.inference import localize as inference
 from cace.inference.timeline import Decision, Lane, Timeline
-from cace.localizers import checkpoints, load_checkpoint
+from cace.localizers import load_checkpoint
 from cace.localizers.avel import Avel
 from cace.localizers.cace_net import CaceNet
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Sizes
 from cace.media.store import as_stored
 from cace.media.video import decode_segments

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cace.features.batches import Batch
-from cace.localizers.checkpoints import build
+from cace.localizers.parts.checkpoints import build
 from cace.localizers.parts.losses import category_loss, clip_category, event_loss
 from cace.localizers.parts.protocol import Sizes
 from cace.settings import LOCALIZERS

@@ -19,7 +19,7 @@ from cace.evaluation.predict import attend, load_for
 from cace.evaluation.protocols import evaluate_runs
 from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.media.store import ClipStore
 from cace.report.curves import chart
 from cace.report.run import MEANING, confusion_counts, extremes, run_page

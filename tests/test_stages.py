@@ -180,7 +180,7 @@ EDITS = {
     "cace/localizers/cace_net.py": {"train", "evaluate"},
     "cace/localizers/parts/co_guidance.py": {"train", "evaluate"},
     "cace/evaluation/accuracy.py": {"train", "evaluate"},
-    "cace/training/loop.py": {"train"},
+    "cace/training/loop.py": {"train", "evaluate"},
     "cace/evaluation/metrics.py": {"evaluate"},
     "cace/report/templates/run.html": {"evaluate"},
     "cace/encoders/visual.py": {"finetune", "extract"},

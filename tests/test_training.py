@@ -11,7 +11,8 @@ from cace.conventions import SEGMENTS
 from cace.features import batches
 from cace.features.batches import Batch, Split
 from cace.features.store import FeatureStore
-from cace.localizers import checkpoints, load_checkpoint
+from cace.localizers import load_checkpoint
+from cace.localizers.parts import checkpoints
 from cace.settings import LOCALIZERS, changed, load_params
 from cace.system.errors import UserError
 from cace.training import loop

@@ -4,7 +4,7 @@ import torch
 
 from cace.evaluation.predict import sizes_of
 from cace.features.batches import Split
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.training.loop import Schedule, fit
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from cace.conventions import SCORED_CLIPS
 from cace.evaluation.accuracy import segment_predictions
 from cace.features.batches import Split
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer, Sizes
 from cace.system.errors import UserError
 

@@ -24,7 +24,7 @@ from cace.encoders.weights import fingerprint
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Decoded, Encoding
 from cace.inference.timeline import Decision, Lane, Timeline
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.media.decode import UnusableClipError
 from cace.media.store import as_stored

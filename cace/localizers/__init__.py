@@ -29,6 +29,6 @@ def load_checkpoint(path: Path | str, localizer: str | None = None, **settings: 
         constructor, such as guidance, beta, psi and bece_lambda of CACE-Net.
     Raises: UserError if the file is damaged, contains code, or is of another method.
     """
-    from cace.localizers import checkpoints
+    from cace.localizers.parts import checkpoints
 
     return checkpoints.read(Path(path), localizer, **settings).localizer

@@ -18,6 +18,7 @@ from cace.report.curves import Chart, chart
 from cace.report.timelines import show_clips
 from cace.settings import LOCALIZERS, Params
 from cace.system.files import expect_file
+from cace.training.curves import read_curves
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right
 MEANING = {  # of the scores, in the order of the page
@@ -133,11 +134,8 @@ def extremes(predictions: pd.DataFrame) -> Extremes:
 
 
 def _learned(seed: str, metrics: Path) -> Learned:
-    curve, test_curve = (
-        pd.read_csv(expect_file(metrics / kind / f"seed-{seed}.csv", made_by="train"))
-        for kind in ("curves", "test_curves")
-    )
-    val, test = list(curve["val_accuracy"]), list(test_curve["test_accuracy"])
+    curves = read_curves(metrics, seed)
+    val, test = list(curves.train["val_accuracy"]), list(curves.test["test_accuracy"])
     on_val, on_test = int(np.argmax(val)), int(np.argmax(test))
     return Learned(
         seed,
@@ -149,20 +147,13 @@ def _learned(seed: str, metrics: Path) -> Learned:
         ),
         chart(
             f"Seed {seed}: loss and its terms on train",
-            {term.replace("_", " "): list(curve[term]) for term in _terms(curve)},
+            {term.replace("_", " "): list(curves.train[term]) for term in curves.terms},
         ),
         on_val,
         on_test,
         val[on_val],
         test[on_test],
     )
-
-
-def _terms(curve: pd.DataFrame) -> list[str]:
-    """The columns of the loss and of its terms: all but the other kinds."""
-    names = [str(name) for name in curve.columns]
-    others = ("epoch", "learning_rate")
-    return [name for name in names if name not in others and not name.startswith("val_")]
 
 
 def _finetuning(path: Path) -> Chart | None:

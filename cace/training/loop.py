@@ -21,14 +21,14 @@ from cace.evaluation.accuracy import accuracy, category_accuracy, event_f1
 from cace.evaluation.predict import predict, sizes_of
 from cace.features.batches import Silenced, Split
 from cace.features.store import FeatureStore
-from cace.localizers import checkpoints
+from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.settings import Precision
 from cace.system.errors import UserError
 from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import epoch_bar, report_epoch
+from cace.training.curves import Curves
 
-Curve = list[dict[str, Any]]  # one entry an epoch
 CLIPS_AT_ONCE = 8  # on a CPU: the activations of one part of a batch stay in its caches
 
 
@@ -42,13 +42,6 @@ class Schedule(NamedTuple):
     decay: float
     max_grad_norm: float
     precision: Precision  # of the grid's arithmetic
-
-
-class Curves(NamedTuple):
-    """The curves of one training."""
-
-    train: Curve  # learning rate, loss and its terms on train, scores on val
-    test: Curve  # accuracy on test: only for the best-on-test protocol
 
 
 class Best:

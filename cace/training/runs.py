@@ -11,9 +11,9 @@ import torch
 from cace.features.batches import UNIMODAL, Silenced
 from cace.features.store import FeatureStore
 from cace.settings import Params
-from cace.system.files import write_atomically
 from cace.system.workers import worker_processes, workers
-from cace.training.loop import Curves, Schedule, fit
+from cace.training.curves import Curves
+from cace.training.loop import Schedule, fit
 
 
 class Job(NamedTuple):
@@ -82,15 +82,6 @@ def train_one(
         silenced=job.silenced,
         bar_position=position,
     )
-
-
-def write_curves(folder: Path, curves: dict[str, Curves], seeds: tuple[int, ...]) -> None:
-    """Writes `curves/seed-<n>.csv` and `test_curves/seed-<n>.csv` under a folder."""
-    for seed in seeds:
-        one = curves[f"seed-{seed}"]
-        for name, curve in (("curves", one.train), ("test_curves", one.test)):
-            table = pd.DataFrame(curve).to_csv(index=False)
-            write_atomically(folder / name / f"seed-{seed}.csv", table)
 
 
 def val_summary(curves: dict[str, Curves], seeds: tuple[int, ...]) -> dict[str, object]:
