@@ -276,6 +276,13 @@ class AblationsParams(Section):
     seeds: Seeds
 
 
+class BaselinesParams(Section):
+    """How baselines/dvc.yaml trains; the rest is in baselines/settings/."""
+
+    seeds: Seeds
+    few_clips: bool  # whether the lengths for small data sets apply
+
+
 class EvaluateParams(Section):
     """How predictions are made."""
 
@@ -313,6 +320,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams
+    baselines: BaselinesParams
     compute: ComputeParams
 
     @property
@@ -347,7 +355,7 @@ PARAMS_SECTIONS = (
 )
 PROFILE_SECTIONS = (
     *("download", "decode", "encoders", "finetune", "extract", "train"),
-    "ablations",  # ablations/dvc.yaml tracks it
+    *("ablations", "baselines"),  # ablations/dvc.yaml and baselines/dvc.yaml track them
 )
 
 # Where the work is done changes no result, so no stage tracks it: a change re-runs nothing.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COPIED = (
-    *("ablations", "cace", "profiles", "stages", "params.yaml", "pyproject.toml", "dvc.yaml"),
+    *("ablations", "baselines", "cace", "profiles", "stages"),
+    *("params.yaml", "pyproject.toml", "dvc.yaml"),
     *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore"),
     *("data/.gitignore", "data/index.csv", "data/models/.gitignore"),
 )
@@ -60,6 +62,10 @@ ablations:
   epochs: 1
   seeds:
   - 0
+baselines:
+  seeds:
+  - 0
+  few_clips: true
 compute:
   engine: local
 """
@@ -86,7 +92,11 @@ class Project:
         self.commit("start")
 
     def _make_small(self) -> None:
-        (self.folder / "ablations/dvc.lock").unlink(missing_ok=True)
+        for lock in ("ablations/dvc.lock", "baselines/dvc.lock"):
+            (self.folder / lock).unlink(missing_ok=True)
+        for file in (self.folder / "baselines/settings").glob("*.yaml"):
+            text = re.sub(r"epochs: .*", "epochs: 1", file.read_text())
+            file.write_text(re.sub(r"width: .*", "width: 16", text))
         (self.folder / "profiles/mini.yaml").write_text(SMALL)
         (self.folder / "profiles/folder.yaml").write_text(
             SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")

@@ -8,7 +8,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [p for folder in ("ablations", "cace", "stages") for p in (ROOT / folder).rglob("*.py")]
+SOURCES = [
+    p
+    for folder in ("ablations", "baselines", "cace", "stages")
+    for p in (ROOT / folder).rglob("*.py")
+]
 
 
 def calls_in(path):
@@ -19,7 +23,7 @@ def calls_in(path):
             yield ast.unparse(node.func), arguments
 
 
-@pytest.mark.parametrize("file", ["dvc.yaml", "ablations/dvc.yaml"])
+@pytest.mark.parametrize("file", ["dvc.yaml", "ablations/dvc.yaml", "baselines/dvc.yaml"])
 def test_a_stages_command_holds_nothing_but_words_of_its_own_file(file):
     for stage in yaml.safe_load((ROOT / file).read_text())["stages"].values():
         for key in re.findall(r"\$\{(.*?)\}", stage["cmd"]):

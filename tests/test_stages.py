@@ -18,20 +18,28 @@ from tests.project import ROOT, Project
 PLUMBING = (
     *("cace/__init__.py", "cace/cli.py", "cace/conventions.py", "cace/paths.py"),
     *("cace/settings.py", "cace/system", "cace/localizers/__init__.py"),
-    *("stages/__init__.py", "ablations/__init__.py"),
+    *("stages/__init__.py", "ablations/__init__.py", "baselines/__init__.py"),
 )
 STAGES = {
     f"{package}.{name}": stage
-    for file, package in (("dvc.yaml", "stages"), ("ablations/dvc.yaml", "ablations"))
-    for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
+    for folder, package in (
+        ("", "stages"),
+        ("ablations/", "ablations"),
+        ("baselines/", "baselines"),
+    )
+    for name, stage in yaml.safe_load((ROOT / f"{folder}dvc.yaml").read_text())["stages"].items()
 }
+CODE = ("cace", "stages", "ablations", "baselines")
 METHODS = {f"cace/localizers/{name}.py" for name in LOCALIZERS}
 
 
 def listed(stage):
     """Code among a stage's dependencies, for the default method."""
-    deps = [dep.replace("${localizer.name}", "cace_net") for dep in STAGES[stage]["deps"]]
-    return [dep for dep in deps if dep.split("/")[0] in ("cace", "stages", "ablations")]
+    deps = [
+        re.sub(r"\$\{(localizer.name|item.method)\}", "cace_net", dep)
+        for dep in STAGES[stage]["deps"]
+    ]
+    return [dep for dep in deps if dep.split("/")[0] in CODE]
 
 
 def imported_files(path):
@@ -102,7 +110,8 @@ def test_a_stage_runs_as_a_module_so_that_temporary_workspaces_use_their_own_cod
 
 def used_templates(modules):
     """Those that modules render, and what they extend, include and import."""
-    folders = [ROOT / "cace/report/templates", ROOT / "ablations/figure_5/templates"]
+    holders = ("cace/report", "ablations/figure_5", "baselines/table_5")
+    folders = [ROOT / holder / "templates" for holder in holders]
     texts = [(ROOT / module).read_text() for module in modules]
     todo = [name for text in texts for name in re.findall(r'\brender\(\s*"([^"]+)"', text)]
     found = set()
@@ -129,7 +138,7 @@ def modules(*folders):
     return [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("folder", ["cace", "ablations", "benchmarks"])
+@pytest.mark.parametrize("folder", ["cace", "ablations", "baselines", "benchmarks"])
 def test_nothing_imports_the_stages(folder):
     for module in modules(folder):
         assert "stages" not in {path.parent.name for path in imported_files(module)}, module

@@ -18,6 +18,7 @@ from cace.evaluation.metrics import Scores, always_background, never_background,
 from cace.evaluation.predict import Predictions, load_for, predict
 from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
+from cace.localizers import localizer_class
 from cace.localizers.parts.protocol import Localizer
 from cace.system.errors import UserError
 
@@ -55,7 +56,8 @@ def evaluate_runs(
         "always_background": always_background(test.labels, store.background),
         "never_background": never_background(test.labels, store.background),
     }
-    for folder, silenced in UNIMODAL.items():
+    both = len(localizer_class(name).modalities) > 1
+    for folder, silenced in UNIMODAL.items() if both else ():
         silent = Split(store, "test", device, silenced)
         localizer = load_for(silent, models / folder / "best.pt", name)
         baselines[folder] = accuracy(predict(localizer, silent, threshold).labels, silent.labels)

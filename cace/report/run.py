@@ -97,6 +97,7 @@ def run_page(
         "run.html",
         source=params.data.source,
         method=first.title,
+        reconstruction=first.reconstruction,
         settings=settings_of(params),
         meaning=MEANING,
         metrics=result.metrics,
@@ -115,7 +116,9 @@ def run_page(
 def settings_of(params: Params) -> dict[str, Any]:
     """All settings that shape the run, by section; those of other methods are left out."""
     others = set(LOCALIZERS) - {params.localizer.name}
-    return params.model_dump(mode="json", by_alias=True, exclude={"ablations", "compute", *others})
+    return params.model_dump(
+        mode="json", by_alias=True, exclude={"ablations", "baselines", "compute", *others}
+    )
 
 
 def extremes(predictions: pd.DataFrame) -> Extremes:

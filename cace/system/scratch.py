@@ -21,21 +21,24 @@ from filelock import FileLock, Timeout
 from cace.system.errors import UserError
 from cace.system.files import workspace_root
 
-CODE = ("cace", "stages", "ablations")  # top folders that hold code
+CODE = ("cace", "stages", "ablations", "baselines")  # top folders that hold code
 
 
 @contextlib.contextmanager
-def scratch(name: str, *inputs: Any, stage: str = "") -> Iterator[Path]:
+def scratch(
+    name: str, *inputs: Any, stage: str = "", item: dict[str, str] | None = None
+) -> Iterator[Path]:
     """A locked folder for this work with these inputs; the next run finds it after a kill.
 
     name: of the folder under `.work`.
     inputs: everything that the result depends on beside the code (hashes of the files that are
         read, settings), as plain JSON.
     stage: as `file:stage`, where the stage is not called `name` in dvc.yaml.
+    item: of the stage's matrix.
 
     Folders of an earlier state of the code are removed, unless another run works there.
     """
-    code = listed_code(stage or f"dvc.yaml:{name}")
+    code = listed_code(stage or f"dvc.yaml:{name}", item or {})
     kind = "".join(f"{value}-" for value in code.values)
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     folder = workspace_root() / ".work" / name / f"{kind}{code.hash()}-{key}"
@@ -66,10 +69,11 @@ class Code(NamedTuple):
         return digest.hexdigest()[:8]
 
 
-def listed_code(stage: str) -> Code:
+def listed_code(stage: str, item: dict[str, str]) -> Code:
     """The code that a stage lists.
 
     stage: as `file:stage`, for instance `dvc.yaml:train`.
+    item: of the stage's matrix.
     Raises: UserError if the file of stages is missing, or has no such stage.
     """
     file, _, name = stage.partition(":")
@@ -79,7 +83,7 @@ def listed_code(stage: str) -> Code:
     params, values = _read(Path("params.yaml")), []
 
     def value(match: re.Match[str]) -> str:
-        found: Any = params
+        found: Any = {**params, "item": item}
         for key in match[1].split("."):
             found = found.get(key, {})
         values.append(str(found))

@@ -10,6 +10,7 @@ import torch
 
 from cace.features.batches import UNIMODAL, Silenced
 from cace.features.store import FeatureStore
+from cace.localizers import localizer_class
 from cace.settings import Params
 from cace.system.workers import worker_processes, workers
 from cace.training.curves import Curves
@@ -25,10 +26,13 @@ class Job(NamedTuple):
 
 
 def jobs_of(params: Params, *, unimodal: bool) -> list[Job]:
-    """One job per seed and, if asked for, the one-modality baselines of the first seed."""
+    """One job per seed and, if asked for, the one-modality baselines of the first seed.
+
+    A method that reads one modality has no such baselines.
+    """
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed) for seed in seeds]
-    if unimodal:
+    if unimodal and len(localizer_class(params.localizer.name).modalities) > 1:
         jobs += [Job(name, seeds[0], silenced) for name, silenced in UNIMODAL.items()]
     return jobs
 
