@@ -15,7 +15,7 @@ import pandas as pd
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
-IN_ORDER = ("training", "decode", "extract", "startup", "costs")
+IN_ORDER = ("training", "methods", "decode", "extract", "startup", "costs")
 
 
 def main() -> None:

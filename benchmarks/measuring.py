@@ -41,6 +41,51 @@ def in_turns(*jobs: Callable[[], dict[str, float]], rounds: int) -> list[dict[st
     ]
 
 
+def steps_in_turns(
+    module: str, ways: list[tuple[str, ...]], store: Path, rounds: int
+) -> dict[tuple[str, ...], dict[str, float]]:
+    """The fastest step of each way, all taking turns; and the peak of its memory.
+
+    Each way is a process of the module, which makes a step for each line that it reads, and prints
+    `seconds` and `peak` as JSON.
+    """
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    processes = {
+        way: subprocess.Popen(
+            [sys.executable, "-m", module, *way, str(store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for way in ways
+    }
+    for _ in range(rounds):
+        for way, process in processes.items():
+            assert process.stdin and process.stdout
+            process.stdin.write("\n")
+            process.stdin.flush()
+            once = json.loads(process.stdout.readline())
+            best = min(once["seconds"], found.get(way, once)["seconds"])
+            found[way] = {"seconds": best, "peak": once["peak"]}
+    for process in processes.values():
+        process.communicate()
+    return found
+
+
+def answer_steps(step: Callable[[], Any]) -> Any:
+    """Makes a step for each line of input; prints its CPU seconds and the peak of memory.
+
+    Returns: the result of the last step.
+    """
+    result = None
+    for _ in sys.stdin:
+        start = time.process_time()
+        result = step()
+        seconds = time.process_time() - start
+        print(json.dumps({"seconds": seconds, "peak": peak_megabytes() / 1000}), flush=True)
+    return result
+
+
 def alone(module: str, *arguments: Any) -> dict[str, float]:
     """Runs a part of a benchmark in a separate process; its last line is JSON."""
     command = [sys.executable, "-m", module, *map(str, arguments)]

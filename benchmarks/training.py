@@ -7,15 +7,13 @@ backward, without dropout, which the reference leaves out; each in a separate pr
 """
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import figure, peak_megabytes, report
+from benchmarks.measuring import answer_steps, figure, report, steps_in_turns
 
 BATCH, ROUNDS = 64, 4
 GRID, VISUAL, AUDIO, CATEGORIES = (7, 7), 512, 128, 28
@@ -109,15 +107,10 @@ def measure(way: str, guide: str, precision: str, store: Path) -> None:
 
     torch.set_num_threads(1)
     step = {"plain": plain_step, "ours": our_step}[way](store, guide, precision)
-    for _ in sys.stdin:
-        start = time.process_time()
-        scores = step()
-        seconds = time.process_time() - start
-        print(json.dumps({"seconds": seconds, "peak": peak_megabytes() / 1000}), flush=True)
-    torch.save(scores, store.with_name(f"{way}-{guide}-{precision}.pt"))
+    torch.save(answer_steps(step), store.with_name(f"{way}-{guide}-{precision}.pt"))
 
 
-WAYS = [
+WAYS: list[tuple[str, ...]] = [
     ("plain", "Co-Guide", "float64"),
     ("plain", "Co-Guide", "float32"),
     ("ours", "Co-Guide", "float32"),
@@ -127,29 +120,6 @@ WAYS = [
 ]
 
 
-def interleaved(store: Path) -> dict[tuple[str, str, str], dict[str, float]]:
-    """The fastest step of each way, all taking turns; and the peak of its memory."""
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
-    command = [sys.executable, "-m", "benchmarks.training"]
-    processes = {
-        way: subprocess.Popen(
-            [*command, *way, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for way in WAYS
-    }
-    for _ in range(ROUNDS):
-        for way, process in processes.items():
-            assert process.stdin and process.stdout
-            process.stdin.write("\n")
-            process.stdin.flush()
-            once = json.loads(process.stdout.readline())
-            best = min(once["seconds"], found.get(way, once)["seconds"])
-            found[way] = {"seconds": best, "peak": once["peak"]}
-    for process in processes.values():
-        process.communicate()
-    return found
-
-
 def main() -> None:
     """Prints all figures."""
     import torch
@@ -157,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "features.h5"
         write_features(store)
-        found = interleaved(store)
+        found = steps_in_turns("benchmarks.training", WAYS, store, ROUNDS)
         scores = {way: torch.load(Path(folder) / f"{'-'.join(way)}.pt").double() for way in WAYS}
     plain64, plain32, ours32, ours16, audio64, audio32 = (found[way] for way in WAYS)
     exact, _, near, coarse, _, _ = (scores[way] for way in WAYS)

@@ -144,7 +144,8 @@ def psp_losses(out: Outputs, labels: Float[Tensor, "B T 29"]) -> Outputs:
 
 def adam_steps(p: Params, loss_of, rate: float, clip: float | None, steps: int = 5) -> Params:
     """Plain Adam without weight decay, on what gets a gradient; the norm is clipped before."""
-    first, second = {}, {}
+    first: Params = {}
+    second: Params = {}
     for step in range(1, steps + 1):
         p = {key: value.detach().requires_grad_() for key, value in p.items()}
         found = torch.autograd.grad(loss_of(p), list(p.values()), allow_unused=True)

@@ -11,7 +11,7 @@ import torch
 
 from cace.evaluation.accuracy import segment_predictions
 from cace.features.batches import Batch
-from cace.localizers import localizer_class
+from cace.localizers import load_checkpoint, localizer_class
 from cace.localizers.parts import checkpoints
 from tests import fill, reference_others
 from tests.test_cace_net import close, labels
@@ -146,3 +146,20 @@ def test_a_checkpoint_with_a_foreign_key_is_refused(case):
     strange = weights_of(case) | {"temporal.weight": torch.zeros(1)}
     with pytest.raises(checkpoints.UserError, match=r"unknown: \['temporal.weight'\]"):
         checkpoints.from_authors("a.pt", strange, name, **settings)
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_a_plain_file_with_the_authors_keys_loads_in_its_precision(case, tmp_path):
+    name, settings = METHODS[case]
+    weights = {f"module.{key}": value for key, value in weights_of(case).items()}
+    torch.save(weights, tmp_path / "authors.pt")
+    localizer = load_checkpoint(tmp_path / "authors.pt", localizer=name, **settings)
+    assert {p.dtype for p in localizer.parameters()} == {torch.float64}
+    assert not localizer.training
+    close(localizer(*fill.inputs()).relevance, filled(case)(*fill.inputs()).relevance, atol=0)
+
+
+def test_a_pickled_module_is_refused_without_running_it(tmp_path):
+    torch.save(filled("psp"), tmp_path / "module.pt")
+    with pytest.raises(checkpoints.UserError, match="refused, since loading them would run code"):
+        load_checkpoint(tmp_path / "module.pt", localizer="psp")
