@@ -2,6 +2,7 @@
 
 import errno
 import os
+import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,17 @@ def listed(problems: list[str], most: int = 50) -> str:
     """One problem per line, indented; if there are many, the first ones and how many more."""
     more = [f"and {len(problems) - most} more"] if len(problems) > most else []
     return "".join(f"\n  {line}" for line in (*problems[:most], *more))
+
+
+def shown(value: object, most: int = 200) -> str:
+    """A value in a message: quoted as in Python, and shortened if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    short.maxlist = short.maxtuple = short.maxdict = 10
+    try:
+        return short.repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number of thousands of digits"
 
 
 def run(main: Callable[[], None]) -> None:
