@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from cace.conventions import SEGMENTS, SPLITS
 from cace.system.errors import UserError, listed
-from cace.system.files import expect_file, write_json
+from cace.system.files import expect_file, read_text, write_json
 
 HELD_OUT_SHARE = 0.1  # of a category's files for val, and as many for test, if splits are made
 SPLIT_SEED = 0
@@ -252,5 +252,5 @@ def save_annotations(path: Path, annotations: Annotations) -> None:
 
 def load_annotations(path: Path) -> Annotations:
     """Reads what `save_annotations` wrote."""
-    content = json.loads(expect_file(path, made_by="decode").read_text())
+    content = json.loads(read_text(expect_file(path, made_by="decode")))
     return Annotations(tuple(content["categories"]), tuple(Row(**row) for row in content["rows"]))

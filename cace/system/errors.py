@@ -1,6 +1,7 @@
 """Failures that the user can fix."""
 
 import errno
+import io
 import os
 import reprlib
 import sys
@@ -34,6 +35,8 @@ def shown(value: object, most: int = 200) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a stage; for a failure that the user can fix, prints only its message, with status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
         main()
     except UserError as error:
