@@ -14,8 +14,8 @@ from typing import Any, NoReturn, get_args
 
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
-from cace.settings import LOCALIZERS, Guidance
-from cace.system.errors import UserError, listed, run
+from cace.settings import LOCALIZERS, Guidance, Source, load_params
+from cace.system.errors import UserError, listed, run, shown
 from cace.system.files import write_atomically
 from cace.system.workers import workers
 
@@ -132,18 +132,24 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
     check.add_argument("--csv", type=Path, metavar="FILE", help="table to write, one row per clip")
     check.add_argument(
+        "--source",
+        choices=("folder", "ave", "released"),
+        help="as which data.source (default: that of the project, if it reads a folder; "
+        "else folder)",
+    )
+    check.add_argument(
         "--min-seconds",
-        type=float,
-        default=MIN_SECONDS,
+        type=_seconds,
         metavar="S",
-        help="a clip with less picture or sound is refused",
+        help="a clip with less picture or sound is refused (default: decode.min_seconds of the "
+        f"project; outside of one {MIN_SECONDS:g})",
     )
     check.add_argument(
         "--deadline-seconds",
-        type=float,
-        default=DEADLINE_SECONDS,
+        type=_seconds,
         metavar="S",
-        help="a clip that takes longer to decode is refused",
+        help="a clip that takes longer to decode is refused (default: decode.deadline_seconds of "
+        f"the project; outside of one {DEADLINE_SECONDS:g})",
     )
     check.set_defaults(command=_check)
 
@@ -240,9 +246,16 @@ def _share(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {shown(text)}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1e6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds > 0, got {shown(text)}")
 
 
 def _formats(text: str) -> list[str]:
@@ -307,25 +320,46 @@ def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
-    from cace.tools.check import check_folder
+    from cace.tools.check import Limits, check_folder
 
-    checked = check_folder(
-        options.folder,
-        read_index(paths.INDEX) if paths.INDEX.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
-        min_seconds=options.min_seconds,
-        deadline_seconds=options.deadline_seconds,
-        workers=workers(),
-    )
+    top = paths.project_top()
+    source: Source = options.source or "folder"
+    if not options.source and top is not None and (own := load_params(top).data.source) != "mini":
+        source = own
+    if source == "released":
+        from cace.tools.check_released import check_released
+
+        checked = check_released(_folder(options.folder))
+    else:
+        decode = load_params(top, source).decode if top is not None else None
+        limits = Limits(**decode.model_dump(include=set(Limits._fields))) if decode else Limits()
+        given = {key: getattr(options, key) for key in ("min_seconds", "deadline_seconds")}
+        index = (top or Path()) / paths.INDEX
+        checked = check_folder(
+            _folder(options.folder),
+            read_index(index) if index.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
+            source=source,
+            limits=limits._replace(**{key: value for key, value in given.items() if value}),
+            workers=workers(),
+        )
     print(checked.summary.to_markdown(index=False))
     if options.csv:
         write_atomically(options.csv, checked.clips.to_csv(index=False))
     if checked.remarks:
-        print(f"\nremarks:{listed(checked.remarks)}")
-    if checked.problems:
+        print(f"\nremarks:{listed(checked.remarks, most=len(checked.remarks))}")
+    if count := len(checked.problems):
         raise UserError(
-            f"{options.folder}: {len(checked.problems)} problems:{listed(checked.problems)}"
+            f"{options.folder}: {count} problems:{listed(checked.problems, most=count)}\n"
+            f"Then run this again:{listed(checked.advice)}"
         )
     print(f"\n{options.folder}: no problems")
+
+
+def _folder(path: Path) -> Path:
+    with contextlib.suppress(OSError):  # of a name that is too long
+        if path.is_dir():
+            return path
+    raise UserError(f"{shown(str(path))}: expected a folder")
 
 
 def _doctor(_: argparse.Namespace) -> None:
@@ -344,18 +378,24 @@ def _index(options: argparse.Namespace) -> None:
     from cace.data.annotations import read_annotations
     from cace.data.sources.folder import differences, find_clips, index_of, label_files, read_index
 
-    annotations = read_annotations(options.folder)
-    clips = find_clips(options.folder, annotations)
-    index = index_of({**clips, **label_files(options.folder)})
-    changed = differences(read_index(paths.INDEX), index) if paths.INDEX.exists() else []
-    write_atomically(paths.INDEX, index.to_csv(index=False))
+    if (top := paths.project_top()) is None:
+        raise UserError(
+            f"{paths.INDEX} belongs to a project: run this in a folder with params.yaml and "
+            f"dvc.yaml, or below it, got {Path.cwd()}"
+        )
+    path, folder = top / paths.INDEX, _folder(options.folder)
+    annotations = read_annotations(folder)
+    clips = find_clips(folder, annotations)
+    index = index_of({**clips, **label_files(folder)})
+    changed = differences(read_index(path), index) if path.exists() else []
+    write_atomically(path, index.to_csv(index=False))
     print(
-        f"{paths.INDEX}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
+        f"{path}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
         f"{len(changed)} of them new, gone or changed"
     )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
-    print(f"run `git add {paths.INDEX}` to keep it")
+    print(f"run `git add {path}` to keep it")
 
 
 def _plots(_: argparse.Namespace) -> None:

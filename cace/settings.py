@@ -316,18 +316,21 @@ PROFILE_SECTIONS = (
 UNTRACKED_SECTIONS = ("compute",)
 
 
-def load_params(root: Path = Path()) -> Params:
+def load_params(root: Path = Path(), source: Source | None = None) -> Params:
     """Reads and checks `params.yaml` and the profile of its source, both under `root`.
 
+    source: to use instead of data.source.
     Raises: UserError naming the file and key, what was expected, and what came.
     """
     params = _read(root / "params.yaml", PARAMS_SECTIONS)
-    source = (params.get("data") or {}).get("source")
-    profile_file = f"profiles/{source}.yaml"
+    if source:
+        params["data"] = {"source": source, "path": None, "archive": None}
+    chosen = (params.get("data") or {}).get("source")
+    profile_file = f"profiles/{chosen}.yaml"
     known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
-    if source not in known:
+    if chosen not in known:
         raise UserError(
-            f"params.yaml, data.source: expected one of {', '.join(known)}, got {shown(source)} "
+            f"params.yaml, data.source: expected one of {', '.join(known)}, got {shown(chosen)} "
             f"(profiles/ has no file of this name)"
         )
     profile = _read(root / profile_file, (*PROFILE_SECTIONS, *UNTRACKED_SECTIONS))
@@ -339,11 +342,11 @@ def load_params(root: Path = Path()) -> Params:
             raise UserError(
                 f"{section}.{twice[0]}: is in params.yaml and in {profile_file}; keep one"
             )
-        if section not in NOTHING_TO_SET.get(str(source), ()):
+        if section not in NOTHING_TO_SET.get(str(chosen), ()):
             merged[section] = {**theirs, **ours}
         elif theirs:
             raise UserError(
-                f"{profile_file}, {section}: expected no settings ({{}}), as source {source} has "
+                f"{profile_file}, {section}: expected no settings ({{}}), as source {chosen} has "
                 f"none here, got {shown(theirs)}"
             )
         else:

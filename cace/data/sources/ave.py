@@ -10,7 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cace.conventions import SPLITS
-from cace.data.annotations import AVE_CATEGORIES, Annotations, is_safe_id, read_annotations
+from cace.data.annotations import (
+    AVE_CATEGORIES,
+    TEXTS,
+    Annotations,
+    is_safe_id,
+    read_annotations,
+)
 from cace.system.downloads import DRIVE, RemoteFile
 from cace.system.errors import UserError, listed
 from cace.system.workers import progress
@@ -20,7 +26,6 @@ ARCHIVE = RemoteFile(
     DRIVE + "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK",
     "several GB",
 )
-TEXTS = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
 ENCRYPTED = 1  # bit of a member's flags
 
 
