@@ -9,12 +9,26 @@ from typing import Any
 
 import yaml
 
-from cace.system.errors import UserError
+from cace.system.errors import UserError, shown
 
 
 def workspace_root() -> Path:
     """The user's checkout, also from the copy in which DVC runs `--temp` and queued experiments."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def users_path(given: str | Path, setting: str) -> Path:
+    """A path that a user has set: `~` is the home folder; relative to the user's checkout.
+
+    setting: names it in the message.
+    Raises: UserError if no file can have this path.
+    """
+    try:
+        path = workspace_root() / Path(given).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{setting}: expected a path, got {shown(str(given))}: {error}") from None
+    return path
 
 
 def publish(finished: Path, out: Path) -> None:
