@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can fix prints its message, with status 1."""
     options = _parser().parse_args(arguments)
     try:
-        run(lambda: options.command(options))
+        run(lambda: _run(options))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -49,7 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
+def _run(options: argparse.Namespace) -> None:
+    if "threshold" in options and options.threshold is None:
+        top = paths.project_top()
+        options.threshold = THRESHOLD if top is None else load_params(top).evaluate.threshold
+    options.command(options)
+
+
 def _parser() -> argparse.ArgumentParser:
+    top = paths.project_top() or Path()
     parser = _Parser(
         prog="cace",
         description="Audio-visual event localization. The pipeline itself runs with `dvc repro`.",
@@ -71,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument(
         "--model",
         type=Path,
-        default=paths.LOCALIZERS,
+        default=top / paths.LOCALIZERS,
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
         "checkpoint of a method's authors (.pth.tar)",
@@ -192,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to score"
     )
     evaluate.add_argument(
-        "--features", type=Path, default=paths.FEATURES, metavar="FILE", help="the feature store"
+        "--features",
+        type=Path,
+        default=top / paths.FEATURES,
+        metavar="FILE",
+        help="the feature store",
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="split to score")
     _add_threshold(evaluate)
@@ -205,9 +217,9 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=_share,
-        default=THRESHOLD,
         metavar="θ",
-        help="a segment with a relevance above it is an event",
+        help="a segment with a relevance above it is an event (default: evaluate.threshold of the "
+        f"project; outside of one {THRESHOLD})",
     )
 
 
@@ -269,7 +281,10 @@ def _localize(options: argparse.Namespace) -> None:
     from cace.inference.exports import Writer, shown, videos
     from cace.inference.localize import load
 
-    files = videos(options.video)
+    left_out: list[str] = []
+    files = videos(options.video, left_out)
+    if left_out:
+        print(f"left out:{listed(left_out)}\n")
     writer = options.out and Writer(
         options.out,
         options.format,
@@ -308,11 +323,11 @@ def _inspect(options: argparse.Namespace) -> None:
     from cace.media.store import ClipStore
     from cace.tools.inspect import inspect_clip
 
-    clips, annotations = ClipStore(paths.CLIPS), load_annotations(paths.CLIPS / "annotations.json")
+    top = paths.project_top() or Path()
+    folder, predictions = top / paths.CLIPS, top / paths.PREDICTIONS / "test.csv"
+    clips, annotations = ClipStore(folder), load_annotations(folder / "annotations.json")
     for id_ in options.id:
-        for file in inspect_clip(
-            id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
-        ):
+        for file in inspect_clip(id_, clips, annotations, predictions, options.out / id_):
             print(file)
 
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import yaml
 
+from cace.paths import project_top
 from cace.system.errors import UserError, shown
 
 
 def workspace_root() -> Path:
-    """The user's checkout, also from the copy in which DVC runs `--temp` and queued experiments."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    """The user's checkout, also from the copy in which DVC runs `--temp` and queued experiments.
+
+    From a subfolder of it, too; outside of a project it is the current folder.
+    """
+    return Path(os.environ.get("DVC_ROOT") or project_top() or ".").resolve()
 
 
 def users_path(given: str | Path, setting: str) -> Path:
