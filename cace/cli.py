@@ -337,6 +337,8 @@ def _check(options: argparse.Namespace) -> None:
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
     from cace.tools.check import Limits, check_folder
 
+    if options.csv and options.csv.is_dir():
+        raise UserError(f"{options.csv}: expected a file to write, got a folder")
     top = paths.project_top()
     source: Source = options.source or "folder"
     if not options.source and top is not None and (own := load_params(top).data.source) != "mini":

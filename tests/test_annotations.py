@@ -156,10 +156,29 @@ def test_seconds_that_are_none_are_refused_in_one_short_message(tmp_path, second
 
 
 @pytest.mark.parametrize("name", ["Annotations.txt", "valSet.txt"])
-def test_a_file_in_another_encoding_is_named(tmp_path, name):
-    (write(tmp_path) / name).write_bytes(b"T\xfcrklingel&ccc&good&0&0\n")
-    with pytest.raises(UserError, match=f"{name}: expected UTF-8 text"):
+def test_a_line_in_another_encoding_is_named_and_the_others_are_read(tmp_path, name):
+    with (write(tmp_path) / name).open("ab") as file:
+        file.write(b"T\xfcrklingel&ddd&good&0&0\nBark&ccc&good\n")
+    with pytest.raises(UserError) as caught:
         read_annotations(tmp_path)
+    line = 6 if name == "Annotations.txt" else 2
+    assert f"{name}, line {line}: expected UTF-8 text, got b'T\\xfcrklingel" in str(caught.value)
+    assert f"{name}, line {line + 1}: expected Category&VideoID" in str(caught.value)
+    assert "2 problems" in str(caught.value)
+
+
+def test_a_file_of_another_encoding_is_named(tmp_path):
+    (write(tmp_path) / "Annotations.txt").write_text(HEADER + TRAIN, encoding="utf-16")
+    with pytest.raises(UserError, match="Annotations.txt: expected UTF-8 text, got UTF-16"):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_in_each_way(tmp_path, end):
+    expected = read_annotations(write(tmp_path))
+    for path in tmp_path.glob("*.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+    assert read_annotations(tmp_path) == expected
 
 
 def test_near_twins_are_found_and_other_names_are_not():

@@ -6,6 +6,7 @@ rows of it. A row is a sample; an id names a file. In AVE some ids have two rows
 category. Spaces around a field do not count, and accents may be written in either way of Unicode.
 """
 
+import codecs
 import hashlib
 import json
 import unicodedata
@@ -125,7 +126,7 @@ def examine_annotations(
     """The readable rows of an AVE-layout folder, and every problem of its files.
 
     If there are problems, the split of a row may be empty, and a category not one of `categories`.
-    Raises: UserError if `Annotations.txt` is missing, or is not text.
+    Raises: UserError if `Annotations.txt` is missing, or is UTF-16.
     """
     problems: list[str] = []
     lines = read_lines(folder / "Annotations.txt", problems)
@@ -175,12 +176,20 @@ def near_twins(names: Iterable[str]) -> list[tuple[str, str]]:
 def read_lines(path: Path, problems: list[str]) -> list[Line]:
     """The rows of an annotation or split file, without its header; extends `problems`.
 
-    Raises: UserError if the file is missing, or is not text.
+    Raises: UserError if the file is missing, or is UTF-16.
     """
     if not path.is_file():
         raise UserError(f"{path}: not there; expected an AVE-layout folder with this file in it")
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: expected UTF-8 text, got UTF-16; save it as UTF-8")
     lines = []
-    for number, content in enumerate(read_text(path).split("\n"), start=1):
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        try:
+            content = raw.decode()
+        except UnicodeDecodeError:
+            problems.append(f"{path.name}, line {number}: expected UTF-8 text, got {shown(raw)}")
+            continue
         is_header = number == 1 and content.strip().startswith("Category&")
         if not content.strip() or is_header:
             continue

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cace.data.annotations import Line, read_lines
+from cace.data.sources.folder import id_of
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
@@ -150,7 +151,7 @@ class Writer:
             timeline,
             threshold=threshold,
             events=events,
-            truth=self._truth(timeline.file.stem),
+            truth=self._truth(id_of(timeline.file)),
             embed=self.embed,
             link=os.path.relpath(timeline.file.absolute(), self.folder.absolute()),
         )

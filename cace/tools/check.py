@@ -149,7 +149,10 @@ def _against_index(
 ) -> tuple[list[str], list[str]]:
     """What has changed since the folder was indexed; and remarks."""
     if index["id"].isin(list(found)).any():
-        now = index_of({**found, **label_files(folder)})
+        try:
+            now = index_of({**found, **label_files(folder)})
+        except OSError as error:
+            return [f"{error.filename}: {error.strerror}"], []
         return [f"{line} since it was indexed" for line in differences(index, now)], []
     if len(index):
         return [], [f"{INDEX} is of another folder; run `cace index {folder}`"]
@@ -176,7 +179,8 @@ def _names(folder: Path, annotations: Annotations, found: dict[str, Path]) -> li
             why = f"not annotated, ignored; {similar} is"
         else:
             why = "not annotated, ignored"
-        remarks.append(f"{path.name}: {why}")
+        name = path.name if path.name.isprintable() else ascii(path.name)
+        remarks.append(f"{name}: {why}")
     return remarks
 
 

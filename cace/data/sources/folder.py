@@ -1,5 +1,6 @@
 """Sources folder and ave: clips that the user has already, in the AVE layout."""
 
+import contextlib
 import errno
 import io
 import os
@@ -54,7 +55,8 @@ def shared_files(clips: dict[str, Path], annotations: Annotations) -> list[tuple
     by_hash: dict[str, list[str]] = {}
     for ids in by_size.values():
         for id_ in ids if len(ids) > 1 else ():
-            by_hash.setdefault(sha256(clips[id_]), []).append(id_)
+            with contextlib.suppress(OSError):  # decoding gives the reason
+                by_hash.setdefault(sha256(clips[id_]), []).append(id_)
     splits: dict[str, set[str]] = {}
     for row in annotations.rows:
         splits.setdefault(row.id, set()).add(row.split)
