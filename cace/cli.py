@@ -365,8 +365,9 @@ def _check(options: argparse.Namespace) -> None:
     if checked.remarks:
         print(f"\nremarks:{listed(checked.remarks, most=len(checked.remarks))}")
     if count := len(checked.problems):
+        plural = "s" if count > 1 else ""
         raise UserError(
-            f"{options.folder}: {count} problems:{listed(checked.problems, most=count)}\n"
+            f"{options.folder}: {count} problem{plural}:{listed(checked.problems, most=count)}\n"
             f"Then run this again:{listed(checked.advice)}"
         )
     print(f"\n{options.folder}: no problems")

@@ -103,13 +103,27 @@ def test_problems_of_rows_splits_and_clips_come_in_one_go(messy, capsys):
         "html: not decodable",
         "gone: no such file",
         "2 of 7 clips cannot be used",
-        "category 'Siren' has no row in train",
+        "category 'Siren' has no event in train",
         "a, twin: the same file, but not in the same split",
     ):
         assert f"\n  {problem}" in message
     assert "9 problems:" in message
     assert len(message) < 3000
     assert "categories 'Bark' and 'bark' are nearly the same" in capsys.readouterr().out
+
+
+def test_what_a_model_could_not_learn_is_a_problem(clips, tmp_path):
+    shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
+    rows = ["Bark&a&good&0&5", "Siren&b&good&3&3", "Siren&c&good&0&5", "Bark&-d&good&2&2"]
+    (tmp_path / "Annotations.txt").write_text("\n".join(rows))
+    for split, lines in (("train", rows[:2]), ("val", rows[2:3]), ("test", rows[3:])):
+        (tmp_path / f"{split}Set.txt").write_text("\n".join(lines))
+    with pytest.raises(SystemExit) as caught:
+        check(tmp_path)
+    assert (
+        "2 problems:\n  test: expected rows with an event, got none\n"
+        "  category 'Siren' has no event in train, so it cannot be learned\n"
+    ) in str(caught.value)
 
 
 def test_a_split_whose_clips_cannot_be_used_is_a_problem(clips, tmp_path):

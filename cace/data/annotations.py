@@ -154,10 +154,11 @@ def examine_annotations(
 
 
 def unlearned(annotations: Annotations) -> list[str]:
-    """Categories of val and test that no row of train has: a model cannot learn them."""
-    learned = {row.category for row in annotations.rows if row.split == "train"}
-    others = {row.category for row in annotations.rows if row.split} - learned
-    return [annotations.categories[category] for category in sorted(others)]
+    """Categories with an event in val or test but none in train: a model cannot learn them."""
+    events = {(row.category, row.split) for row in annotations.rows if row.start < row.end}
+    learned = {category for category, split in events if split == "train"}
+    others = {category for category, split in events if split in ("val", "test")}
+    return [annotations.categories[category] for category in sorted(others - learned)]
 
 
 def near_twins(names: Iterable[str]) -> list[tuple[str, str]]:

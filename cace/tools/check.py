@@ -72,15 +72,11 @@ def check_folder(
     clips = _decoded(annotations, found, limits, workers)
     usable = set(clips.loc[clips["usable"], "id"])
     refused = [f"{row.id}: {row.reason}" for row in clips[~clips["usable"]].itertuples()]
-    too_many = len(refused) > limits.max_bad_fraction * len(clips)
     share = f"decode.max_bad_fraction allows a share of {limits.max_bad_fraction:g}"
-    if too_many:
-        refused.append(f"{len(refused)} of {len(clips)} clips cannot be used; {share}")
-    lacking = [] if of_rows else _lacking(annotations, usable)
-    spoiled = [
-        f"category {category!r} has no row in train, so it cannot be learned"
-        for category in unlearned(annotations)
-    ]
+    too_many = len(refused) > limits.max_bad_fraction * len(clips)
+    lacking = [f"{len(refused)} of {len(clips)} clips cannot be used; {share}"] if too_many else []
+    lacking += _lacking(annotations, usable)
+    spoiled = _not_learnable(annotations)
     shared = [f"{', '.join(ids)}: the same file" for ids in shared_files(found, annotations)]
     spoiled += [f"{line}, but not in the same split" for line in shared if source == "folder"]
     changed, remarks = _against_index(folder, found, index) if source == "folder" else ([], [])
@@ -89,10 +85,10 @@ def check_folder(
         (nothing, f"put the clips into {folder / 'AVE'}"),
         (
             refused,
-            f"replace these clips, or remove their rows; {share}, so the pipeline would "
+            "replace these clips, or remove their rows; the pipeline would "
             + ("stop" if too_many else "leave them out"),
         ),
-        (lacking, "add usable clips to that split"),
+        (lacking, "add clips that can be used, or raise the limit"),
         (spoiled, "move clips between the splits, or remove them: the results would mislead"),
         (changed, f"run `cace index {folder}`, or restore the files"),
     ]
@@ -130,18 +126,32 @@ def _decoded(
 
 
 def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
-    """Splits that a stage would refuse, since too few of their clips can be used."""
+    """Splits with rows that a stage would refuse, since too few of their clips can be used."""
     splits: dict[str, set[str]] = {}
     for row in annotations.rows:
         splits.setdefault(row.id, set()).add(row.split)
     lacking = []
     for split in SPLITS:
-        inside = [id_ for id_ in usable if split in splits[id_]]
-        if not inside:
+        inside = [id_ for id_ in splits if split in splits[id_]]
+        can_be_used = [id_ for id_ in inside if id_ in usable]
+        if inside and not can_be_used:
             lacking.append(f"{split}: expected usable clips, got none")
-        elif split != "test" and all(len(splits[id_]) > 1 for id_ in inside):
+        elif inside and split != "test" and all(len(splits[id_]) > 1 for id_ in can_be_used):
             lacking.append(f"{split}: expected usable clips that are in no other split, got none")
     return lacking
+
+
+def _not_learnable(annotations: Annotations) -> list[str]:
+    """What a model could not learn, or not be chosen or tested by."""
+    with_event = {row.split for row in annotations.rows if row.start < row.end}
+    without = {row.split for row in annotations.rows} - with_event
+    lines = [f"{s}: expected rows with an event, got none" for s in SPLITS if s in without]
+    if "train" in with_event:
+        lines += [
+            f"category {category!r} has no event in train, so it cannot be learned"
+            for category in unlearned(annotations)
+        ]
+    return lines
 
 
 def _against_index(
