@@ -2,9 +2,14 @@
 
 import ast
 import io
+import os
 import sys
 from pathlib import Path
 
+import pandas as pd
+
+from cace.data.manifest import publish_media, read_manifest
+from cace.data.sources.folder import id_of
 from cace.system import errors
 
 ROOT = Path(__file__).parent.parent
@@ -51,3 +56,17 @@ def test_a_stage_prints_names_that_the_terminal_cannot_show(monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     errors.run(lambda: print("Türklingel 鈴", flush=True))
     assert terminal.buffer.getvalue() == rb"T\xfcrklingel \u9234" + b"\n"
+
+
+def test_a_file_name_is_the_same_text_in_every_locale(tmp_path, monkeypatch):
+    names = ["AVE/Türklingel.mp4", "AVE/鈴.mp4"]
+    as_latin_1_shows = [name.encode().decode("latin-1") for name in names]
+    media, out = tmp_path / "media", tmp_path / "out"
+    media.mkdir()
+    with monkeypatch.context() as locale:
+        locale.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
+        locale.setattr(os, "fsdecode", lambda name: name.decode("latin-1"))
+        assert id_of(Path(as_latin_1_shows[0])) == "Türklingel"
+        publish_media(media, pd.DataFrame({"id": ["a", "b"], "file": as_latin_1_shows}), out)
+        assert list(read_manifest(out)["file"]) == as_latin_1_shows
+    assert list(read_manifest(out)["file"]) == names

@@ -21,6 +21,16 @@ def workspace_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or project_top() or ".").resolve()
 
 
+def name_as_text(name: str) -> str:
+    """A file name as UTF-8 text, as files of the pipeline contain it, whatever the locale."""
+    return os.fsencode(name).decode(errors="surrogateescape")
+
+
+def name_from_text(text: str) -> str:
+    """The file name that `name_as_text` wrote."""
+    return os.fsdecode(text.encode(errors="surrogateescape"))
+
+
 def users_path(given: str | Path, setting: str) -> Path:
     """A path that a user has set: `~` is the home folder; relative to the user's checkout.
 

@@ -13,7 +13,7 @@ import pandas as pd
 from cace.data.annotations import TEXTS, Annotations
 from cace.paths import INDEX
 from cace.system.errors import UserError, listed, shown
-from cace.system.files import read_text, sha256
+from cace.system.files import name_as_text, read_text, sha256
 from cace.system.workers import progress
 
 INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
@@ -43,8 +43,7 @@ def id_of(path: Path) -> str:
 
     File names are read as UTF-8 in every locale. macOS may write an accent as a separate character.
     """
-    name = os.fsencode(path.stem).decode(errors="surrogateescape")
-    return unicodedata.normalize("NFC", name).strip()
+    return unicodedata.normalize("NFC", name_as_text(path.stem)).strip()
 
 
 def shared_files(clips: dict[str, Path], annotations: Annotations) -> list[tuple[str, ...]]:
@@ -103,7 +102,12 @@ def copy_clips(folder: Path, clips: dict[str, Path], into: Path) -> None:
 def index_of(files: dict[str, Path]) -> pd.DataFrame:
     """Id, file name, size and hash of each clip and each annotation file, sorted by id."""
     entries = [
-        {"id": id_, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        {
+            "id": id_,
+            "file": name_as_text(path.name),
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+        }
         for id_, path in progress(sorted(files.items()), "hashes")
     ]
     return pd.DataFrame(entries, columns=INDEX_COLUMNS)
