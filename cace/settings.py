@@ -326,13 +326,13 @@ def load_params(root: Path = Path(), source: Source | None = None) -> Params:
     if source:
         params["data"] = {"source": source, "path": None, "archive": None}
     chosen = (params.get("data") or {}).get("source")
-    profile_file = f"profiles/{chosen}.yaml"
     known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
     if chosen not in known:
         raise UserError(
             f"params.yaml, data.source: expected one of {', '.join(known)}, got {shown(chosen)} "
             f"(profiles/ has no file of this name)"
         )
+    profile_file = f"profiles/{chosen}.yaml"
     profile = _read(root / profile_file, (*PROFILE_SECTIONS, *UNTRACKED_SECTIONS))
 
     merged: dict[str, Any] = {}
@@ -407,8 +407,7 @@ def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not there; run this in the project's top folder")
     text = read_text(path)
-    content: Any = read_yaml(text, path)
-    as_written: Any = yaml.load(text, yaml.BaseLoader)
+    content, as_written = read_yaml(text, path), read_yaml(text, path, yaml.BaseLoader)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections with keys, got {shown(content)}")
     for section, keys in content.items():

@@ -93,13 +93,14 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def read_yaml(text: str, where: Path) -> Any:
+def read_yaml(text: str, where: Path, loader: type = yaml.SafeLoader) -> Any:
     """The value of a YAML text of the file `where`.
 
+    loader: BaseLoader reads numbers, dates and switches as the text that is written there.
     Raises: UserError if it is not YAML, or has values that Python cannot read.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not YAML: {error}") from None
     except RecursionError:
