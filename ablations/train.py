@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ablations import contrast
 from ablations.contrast import Contrast
@@ -18,7 +17,14 @@ from cace.localizers.cace_net import CaceNet
 from cace.settings import Params, changed, load_params
 from cace.system.device import choose_device
 from cace.system.errors import UserError, run
-from cace.system.files import expect_file, sha256, write_atomically, write_json
+from cace.system.files import (
+    expect_file,
+    read_text,
+    read_yaml,
+    sha256,
+    write_atomically,
+    write_json,
+)
 from cace.system.scratch import scratch
 from cace.training.runs import jobs_of, train_all
 
@@ -40,7 +46,10 @@ def main() -> None:
     if (own := Path("data/ablations") / cell).is_dir():
         features = own / "features.h5"
         if not features.exists():
-            write_json(out / "scores.json", {"not_run": (own / "not_run.txt").read_text().strip()})
+            write_json(
+                out / "scores.json",
+                {"not_run": (own / "not_run.txt").read_text(encoding="utf-8").strip()},
+            )
             return
     store = FeatureStore(features)
     jobs = jobs_of(params, unimodal=False)
@@ -84,7 +93,8 @@ def settings(cell: str) -> Params:
 
 def read_cells() -> dict[str, Any]:
     """The content of ablations/params.yaml."""
-    return yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
+    cells: dict[str, Any] = read_yaml(read_text(expect_file(CELLS, made_by="train")), CELLS)
+    return cells
 
 
 def contrast_at_the_end(train: Split, files: list[Path], params: Params) -> Contrast:

@@ -5,7 +5,6 @@ Each command imports what it needs: importing torch and pandas here would delay 
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import signal
@@ -15,8 +14,8 @@ from typing import Any, NoReturn, get_args
 
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
-from cace.settings import LOCALIZERS, Guidance
-from cace.system.errors import UserError, listed, run
+from cace.settings import LOCALIZERS, Guidance, Source, load_params
+from cace.system.errors import UserError, listed, run, shown
 from cace.system.files import write_atomically
 from cace.system.workers import workers
 
@@ -40,10 +39,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can fix prints its message, with status 1."""
     options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
-        run(lambda: options.command(options))
+        run(lambda: _run(options))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -52,7 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
+def _run(options: argparse.Namespace) -> None:
+    if "threshold" in options and options.threshold is None:
+        top = paths.project_top()
+        options.threshold = THRESHOLD if top is None else load_params(top).evaluate.threshold
+    options.command(options)
+
+
 def _parser() -> argparse.ArgumentParser:
+    top = paths.project_top() or Path()
     parser = _Parser(
         prog="cace",
         description="Audio-visual event localization. The pipeline itself runs with `dvc repro`.",
@@ -74,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument(
         "--model",
         type=Path,
-        default=paths.LOCALIZERS,
+        default=top / paths.LOCALIZERS,
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
         "checkpoint of a method's authors (.pth.tar)",
@@ -135,18 +140,24 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
     check.add_argument("--csv", type=Path, metavar="FILE", help="table to write, one row per clip")
     check.add_argument(
+        "--source",
+        choices=("folder", "ave", "released"),
+        help="as which data.source (default: that of the project, if it reads a folder; "
+        "else folder)",
+    )
+    check.add_argument(
         "--min-seconds",
-        type=float,
-        default=MIN_SECONDS,
+        type=_seconds,
         metavar="S",
-        help="a clip with less picture or sound is refused",
+        help="a clip with less picture or sound is refused (default: decode.min_seconds of the "
+        f"project; outside of one {MIN_SECONDS:g})",
     )
     check.add_argument(
         "--deadline-seconds",
-        type=float,
-        default=DEADLINE_SECONDS,
+        type=_seconds,
         metavar="S",
-        help="a clip that takes longer to decode is refused",
+        help="a clip that takes longer to decode is refused (default: decode.deadline_seconds of "
+        f"the project; outside of one {DEADLINE_SECONDS:g})",
     )
     check.set_defaults(command=_check)
 
@@ -189,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to score"
     )
     evaluate.add_argument(
-        "--features", type=Path, default=paths.FEATURES, metavar="FILE", help="the feature store"
+        "--features",
+        type=Path,
+        default=top / paths.FEATURES,
+        metavar="FILE",
+        help="the feature store",
     )
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="split to score")
     _add_threshold(evaluate)
@@ -202,9 +217,9 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=_share,
-        default=THRESHOLD,
         metavar="θ",
-        help="a segment with a relevance above it is an event",
+        help="a segment with a relevance above it is an event (default: evaluate.threshold of the "
+        f"project; outside of one {THRESHOLD})",
     )
 
 
@@ -243,9 +258,16 @@ def _share(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {shown(text)}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1e6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds > 0, got {shown(text)}")
 
 
 def _formats(text: str) -> list[str]:
@@ -259,7 +281,10 @@ def _localize(options: argparse.Namespace) -> None:
     from cace.inference.exports import Writer, shown, videos
     from cace.inference.localize import load
 
-    files = videos(options.video)
+    left_out: list[str] = []
+    files = videos(options.video, left_out)
+    if left_out:
+        print(f"left out:{listed(left_out)}\n")
     writer = options.out and Writer(
         options.out,
         options.format,
@@ -298,11 +323,11 @@ def _inspect(options: argparse.Namespace) -> None:
     from cace.media.store import ClipStore
     from cace.tools.inspect import inspect_clip
 
-    clips, annotations = ClipStore(paths.CLIPS), load_annotations(paths.CLIPS / "annotations.json")
+    top = paths.project_top() or Path()
+    folder, predictions = top / paths.CLIPS, top / paths.PREDICTIONS / "test.csv"
+    clips, annotations = ClipStore(folder), load_annotations(folder / "annotations.json")
     for id_ in options.id:
-        for file in inspect_clip(
-            id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
-        ):
+        for file in inspect_clip(id_, clips, annotations, predictions, options.out / id_):
             print(file)
 
 
@@ -310,25 +335,49 @@ def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
-    from cace.tools.check import check_folder
+    from cace.tools.check import Limits, check_folder
 
-    checked = check_folder(
-        options.folder,
-        read_index(paths.INDEX) if paths.INDEX.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
-        min_seconds=options.min_seconds,
-        deadline_seconds=options.deadline_seconds,
-        workers=workers(),
-    )
+    if options.csv and options.csv.is_dir():
+        raise UserError(f"{options.csv}: expected a file to write, got a folder")
+    top = paths.project_top()
+    source: Source = options.source or "folder"
+    if not options.source and top is not None and (own := load_params(top).data.source) != "mini":
+        source = own
+    if source == "released":
+        from cace.tools.check_released import check_released
+
+        checked = check_released(_folder(options.folder))
+    else:
+        decode = load_params(top, source).decode if top is not None else None
+        limits = Limits(**decode.model_dump(include=set(Limits._fields))) if decode else Limits()
+        given = {key: getattr(options, key) for key in ("min_seconds", "deadline_seconds")}
+        index = (top or Path()) / paths.INDEX
+        checked = check_folder(
+            _folder(options.folder),
+            read_index(index) if index.exists() else pd.DataFrame(columns=INDEX_COLUMNS),
+            source=source,
+            limits=limits._replace(**{key: value for key, value in given.items() if value}),
+            workers=workers(),
+        )
     print(checked.summary.to_markdown(index=False))
     if options.csv:
         write_atomically(options.csv, checked.clips.to_csv(index=False))
     if checked.remarks:
-        print(f"\nremarks:{listed(checked.remarks)}")
-    if checked.problems:
+        print(f"\nremarks:{listed(checked.remarks, most=len(checked.remarks))}")
+    if count := len(checked.problems):
+        plural = "s" if count > 1 else ""
         raise UserError(
-            f"{options.folder}: {len(checked.problems)} problems:{listed(checked.problems)}"
+            f"{options.folder}: {count} problem{plural}:{listed(checked.problems, most=count)}\n"
+            f"Then run this again:{listed(checked.advice)}"
         )
     print(f"\n{options.folder}: no problems")
+
+
+def _folder(path: Path) -> Path:
+    with contextlib.suppress(OSError):  # of a name that is too long
+        if path.is_dir():
+            return path
+    raise UserError(f"{shown(str(path))}: expected a folder")
 
 
 def _doctor(_: argparse.Namespace) -> None:
@@ -347,18 +396,24 @@ def _index(options: argparse.Namespace) -> None:
     from cace.data.annotations import read_annotations
     from cace.data.sources.folder import differences, find_clips, index_of, label_files, read_index
 
-    annotations = read_annotations(options.folder)
-    clips = find_clips(options.folder, annotations)
-    index = index_of({**clips, **label_files(options.folder)})
-    changed = differences(read_index(paths.INDEX), index) if paths.INDEX.exists() else []
-    write_atomically(paths.INDEX, index.to_csv(index=False))
+    if (top := paths.project_top()) is None:
+        raise UserError(
+            f"{paths.INDEX} belongs to a project: run this in a folder with params.yaml and "
+            f"dvc.yaml, or below it, got {Path.cwd()}"
+        )
+    path, folder = top / paths.INDEX, _folder(options.folder)
+    annotations = read_annotations(folder)
+    clips = find_clips(folder, annotations)
+    index = index_of({**clips, **label_files(folder)})
+    changed = differences(read_index(path), index) if path.exists() else []
+    write_atomically(path, index.to_csv(index=False))
     print(
-        f"{paths.INDEX}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
+        f"{path}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
         f"{len(changed)} of them new, gone or changed"
     )
     if missing := [id_ for id_ in annotations.ids if id_ not in clips]:
         print(f"annotated, but without a file:{listed(missing)}")
-    print(f"run `git add {paths.INDEX}` to keep it")
+    print(f"run `git add {path}` to keep it")
 
 
 def _plots(_: argparse.Namespace) -> None:

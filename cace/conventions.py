@@ -4,7 +4,7 @@ SEGMENTS = 10  # T: one-second segments of a clip
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE = 32_000  # Hz, of all decoded sound
 
-# Defaults of the command line. The pipeline reads its own from params.yaml and the profiles.
+# Defaults of the command line outside of a project, whose settings are in its params.yaml.
 MIN_SECONDS = 9.0  # a clip with less picture or sound is refused
 DEADLINE_SECONDS = 120.0  # a clip that takes longer to decode is refused
 THRESHOLD = 0.5  # θ of section 3.5: an event is a segment above it

@@ -1,5 +1,6 @@
 """Where the stages of the pipeline write, relative to the project's top folder."""
 
+import os
 from pathlib import Path
 
 INDEX = Path("data/index.csv")  # in git: what `cace index` found in a user's folder
@@ -17,3 +18,15 @@ FINETUNE_METRICS = METRICS / "finetune.json"  # finetune
 FINETUNE_CURVE = METRICS / "finetune.csv"  # finetune
 EVAL = METRICS / "eval.json"  # evaluate
 CURVES, TEST_CURVES = METRICS / "curves", METRICS / "test_curves"  # train
+
+
+def project_top() -> Path | None:
+    """The project's top folder, from the current one on upwards, relative to the current folder.
+
+    `Path()` in the top folder itself; None outside of a project.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if all((folder / name).is_file() for name in ("params.yaml", "dvc.yaml")):
+            return Path(os.path.relpath(folder, here))
+    return None

@@ -1,5 +1,8 @@
 """The archive of AVE, in small: five rows of three categories, four clips, all splits."""
 
+import errno
+import os
+import random
 import shutil
 import stat
 import zipfile
@@ -291,3 +294,41 @@ def test_an_archive_that_is_not_there_is_named(project, asked):
     project("data.archive=none.zip")
     with pytest.raises(UserError, match=r"data.archive: expected a zip file, got '.*none.zip'"):
         download.main()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_one_message_wherever_the_damage_is(tmp_path, capsys, kind):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
+        for name, content in ave_files().items():
+            archive.writestr(name, content)
+    good, rng = (tmp_path / "a.zip").read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(good)
+        data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
+        data[-1 - rng.randrange(600)] = rng.choice((0, 255))  # in the table of contents
+        (tmp_path / "a.zip").write_bytes(data)
+        shutil.rmtree(tmp_path / "media", ignore_errors=True)
+        try:
+            unpack(tmp_path / "a.zip", tmp_path / "media")
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"{tmp_path / 'a.zip'}: ")
+    assert refused > 30
+
+
+def test_a_place_outside_the_archive_is_damage_and_a_full_disk_is_not(
+    archive, monkeypatch, tmp_path
+):
+    def fails_with(number):
+        def fail(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(zipfile.ZipFile, "open", fail)
+
+    fails_with(errno.EINVAL)
+    with pytest.raises(UserError, match="got a damaged one .*Invalid argument"):
+        unpack(archive, tmp_path / "media")
+    fails_with(errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive, tmp_path / "media")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import torch
 from cace import cli
 from cace.cli import main
 from cace.data.annotations import AVE_CATEGORIES, Annotations, Row
+from cace.system.files import workspace_root
 from tests import fill
+from tests.project import ROOT
 from tests.stores import write_feature_store
 
 
@@ -47,6 +50,30 @@ def test_settings_that_a_published_file_lacks_are_given(published, capsys):
     # Nothing is an event above 1: what is right is the background.
     background = np.mean(fill.labels().argmax(dim=-1).numpy() == 28)
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(background)
+
+
+def test_the_threshold_and_the_places_are_those_of_the_project(published, monkeypatch, capsys):
+    shutil.copytree(ROOT / "profiles", published / "profiles")
+    shutil.copyfile(ROOT / "dvc.yaml", published / "dvc.yaml")
+    settings = (ROOT / "params.yaml").read_text().replace("threshold: 0.5", "threshold: 1")
+    (published / "params.yaml").write_text(settings)
+    (published / "data").mkdir()
+    (published / "features.h5").rename(published / "data/features.h5")
+    monkeypatch.chdir(published / "data")  # not in the top folder
+    main(["evaluate", "--checkpoint", "../published.pth.tar"])
+    background = np.mean(fill.labels().argmax(dim=-1).numpy() == 28)
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(background)
+
+
+def test_downloads_and_work_are_in_the_project_from_any_folder_of_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).touch()
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    assert workspace_root() == tmp_path
+    (tmp_path / "dvc.yaml").unlink()
+    assert workspace_root() == tmp_path / "a/b"
 
 
 def test_a_checkpoint_of_other_features_is_refused_with_one_message(published):
@@ -102,6 +129,7 @@ def test_files_are_only_written_where_a_folder_is_named(tmp_path):
     [
         ("--threshold", "abc", "expected a number from 0 to 1, got 'abc'"),
         ("--threshold", "nan", "expected a number from 0 to 1, got 'nan'"),
+        ("--top", "9" * 5000, "expected a whole number >= 1, got '999"),
         ("--top", "1.5", "expected a whole number >= 1, got '1.5'"),
         ("--format", "json,foo", "got ['foo']"),
     ],

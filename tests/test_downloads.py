@@ -1,7 +1,10 @@
 """Downloads from a server on this machine that plays what servers on the network do."""
 
+import contextlib
+import gzip
 import hashlib
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -214,6 +217,110 @@ def test_a_server_may_ask_for_a_longer_pause(server, monkeypatch, asked, waited)
     server.plays = [says(429, Retry_After=asked)]
     fetch([file_of(server)], pauses=(2,))
     assert slept == [waited]
+
+
+@pytest.mark.parametrize("asked", ["9" * 5000, "-1", "1e9", "\u0663", "soon", ""])
+def test_a_pause_that_is_no_number_counts_as_none(server, monkeypatch, asked):
+    slept = []
+    monkeypatch.setattr(downloads.time, "sleep", slept.append)
+    server.plays = [lambda handler: sends(handler, 503, f"Retry-After: {asked}".encode(), b"")]
+    fetch([file_of(server)], pauses=(2,))
+    assert slept == [2]
+
+
+def sends(handler, status, header, body):
+    """An answer with one raw header line, without a length."""
+    handler.wfile.write(b"HTTP/1.0 %d x\r\n%b\r\n\r\n%b" % (status, header, body))
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("length", ["many", "9" * 5000, "-5", "1.5", "\xb2"])
+def test_a_length_that_is_no_number_counts_as_none(server, length):
+    header = f"Content-Length: {length}".encode("latin-1")
+    server.plays = [lambda handler: sends(handler, 200, header, CONTENT)] * 2
+    (path,) = fetch([file_of(server)], TWO_TRIES)
+    assert path.read_bytes() == CONTENT
+
+
+def test_two_lengths_are_one_message(server):
+    header = b"Content-Length: 300000\r\nContent-Length: 5"
+    server.plays = [lambda handler: sends(handler, 200, header, CONTENT)] * 2
+    assert "a.bin: " in refused(file_of(server))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://[::1", "http://a..b/", "http://127.0.0.1:9999999999/", "file:///etc/passwd"),
+        *("http://" + "a" * 300 + ".org/", "http://a\xe9" + "b" * 70 + "/"),
+        *("ftp://127.0.0.1/", "http://127.0.0.1:port/", "http://*/"),
+    ],
+)
+def test_a_redirect_to_an_address_that_is_none_is_one_message(server, folder, address):
+    header = f"Location: {address}\r\nContent-Length: 0".encode("latin-1")
+    server.plays = [lambda handler: sends(handler, 302, header, b"")] * 2
+    assert refused(file_of(server)).startswith("a.bin: ")
+    assert files_in(folder) == set()
+
+
+def endless(handler, status=200, header=b"Content-Type: application/zip"):
+    """Sends until the other side hangs up."""
+    sends(handler, status, header, b"")
+    handler.server.sent = 0
+    with contextlib.suppress(OSError):
+        while handler.server.sent < 1 << 30:
+            handler.server.sent += handler.connection.send(bytes(1 << 20))
+
+
+def test_a_redirect_is_followed_whatever_comes_with_it(server):
+    server.plays = [lambda handler: endless(handler, 302, b"Location: /there")]
+    (path,) = fetch([file_of(server)])
+    assert path.read_bytes() == CONTENT
+    assert [path for path, _ in server.asked] == ["/file", "/there"]
+    assert server.sent < 30e6
+
+
+def test_redirects_without_an_end_are_given_up(server):
+    server.plays = [lambda handler: sends(handler, 302, b"Location: /file", b"")] * 99
+    assert "more than 10 redirects" in refused(file_of(server))
+    assert len(server.asked) == 11
+
+
+def test_an_answer_without_an_end_is_cut_at_the_known_size(server, folder):
+    server.plays = [endless]
+    message = refused(file_of(server)._replace(most=1e6))
+    assert message.startswith("a.bin: expected at most 1 MB, got 1.0 MB or more")
+    assert files_in(folder) == set()
+    assert server.sent < 30e6  # what sockets hold, too
+
+
+def test_an_announced_size_over_the_known_one_is_refused_at_once(server, folder):
+    server.plays = [lambda handler: sends(handler, 200, b"Content-Length: 99999999999", b"x")]
+    assert "expected at most 1 MB, got 100000.0 MB" in refused(file_of(server)._replace(most=1e6))
+    assert files_in(folder) == set()
+
+
+@pytest.mark.parametrize("play", [endless, Handler.give_file])
+def test_a_download_leaves_room_on_the_disk(server, monkeypatch, folder, play):
+    server.plays = [play]
+    usage = shutil.disk_usage(folder)._replace(free=downloads.ROOM + 100_000)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
+    assert "MB or more of free space in" in refused(file_of(server))
+    assert downloads._size(folder / "a.bin.part") <= 100_000
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br, gzip", "x"])
+def test_a_compressed_answer_is_refused_before_it_is_read(server, folder, coding):
+    bomb = gzip.compress(bytes(10_000_000))
+    (folder / "a.bin.part").write_bytes(CONTENT[:1000])
+    server.plays = [says(200, bomb, Content_Encoding=coding)]
+    assert f"got it compressed with '{coding}'" in refused(file_of(server))
+    assert (folder / "a.bin.part").read_bytes() == CONTENT[:1000]
+
+
+def test_a_folder_for_downloads_of_an_unknown_user_is_named(monkeypatch, server):
+    monkeypatch.setenv("CACE_DATA", "~nosuchuser/data")
+    assert refused(file_of(server)).startswith("CACE_DATA: expected a path, got '~nosuchuser/data'")
 
 
 def test_a_server_that_does_not_answer_is_a_reason_and_no_traceback():

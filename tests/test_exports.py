@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cace.cli import main
 from cace.inference.exports import Writer, to_audacity, to_csv, to_json, to_vtt, videos
 from cace.inference.timeline import Decision, Lane, TimedEvent, Timeline
 from cace.system.errors import UserError
@@ -186,3 +189,44 @@ def test_a_folder_gives_its_videos_each_once(tmp_path):
     assert len(videos([tmp_path / "link", tmp_path])) == 3
     with pytest.raises(UserError, match="no such file or folder"):
         videos([tmp_path / "gone.mp4"])
+
+
+def test_linked_subfolders_are_walked_and_circles_end(tmp_path):
+    (tmp_path / "videos/sub").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("videos/a.mp4", "videos/sub/b.vob", "elsewhere/c.QT"):
+        (tmp_path / name).touch()
+    (tmp_path / "videos/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos/sub/up").symlink_to(tmp_path / "videos")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "videos")
+    (tmp_path / "videos/broken.mp4").symlink_to(tmp_path / "gone")
+    names = [path.name for path in videos([tmp_path / "videos"])]
+    assert sorted(names) == ["a.mp4", "b.vob", "c.QT"]
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.gif", "c.WAV", "d.mxf", "notes.txt", "._e.mp4"):
+        (tmp_path / name).touch()
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    left_out = []
+    assert videos([tmp_path], left_out) == [tmp_path / "a.mp4"]
+    named = sorted(Path(line.split(":")[0]).name for line in left_out)
+    assert named == ["b.gif", "c.WAV", "d.mxf", "locked"]
+    assert f"{locked}: Permission denied" in left_out
+
+
+def test_the_command_names_what_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "a.gif").touch()
+    with pytest.raises(
+        SystemExit, match="expected videos in it, found none\\n  .*a.gif: not a video"
+    ):
+        main(["localize", str(tmp_path)])

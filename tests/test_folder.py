@@ -8,6 +8,7 @@ import yaml
 
 from cace.cli import main
 from cace.data.sources import folder
+from cace.data.sources.collect import collect_folder
 from cace.paths import INDEX
 from cace.system.errors import UserError
 from stages import download
@@ -123,3 +124,9 @@ def test_a_killed_download_leaves_no_incomplete_file(project, monkeypatch):
     monkeypatch.setattr(folder, "copy_file", copy_file)
     download.main()
     assert set(taken()) == set(CLIPS)
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/clips", "a" * 300, "gone", "1000.0"])
+def test_a_data_path_that_is_no_folder_is_one_message(project, path):
+    with pytest.raises(UserError, match="params.yaml, data.path: expected a (path|folder), got"):
+        collect_folder(Path("data/media"), "folder", Path(path))

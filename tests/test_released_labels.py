@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cace.cli import main
 from cace.conventions import SPLITS
 from cace.data.annotations import AVE_CATEGORIES
 from cace.data.manifest import list_files, publish_media
@@ -300,3 +301,38 @@ def test_rows_that_hold_no_features_are_named_all_at_once(release):
     assert "visual_feature.h5, row 11: expected features, got only zeros" in text
     assert "visual_feature.h5, row 23: expected numbers up to 65504, got 70000" in text
     assert "audio_feature.h5, row 0: expected numbers up to 65504, got inf" in text
+
+
+def test_check_accepts_a_release_and_changes_nothing_in_it(release, capsys):
+    before = sorted((path, path.stat().st_mtime_ns) for path in release.iterdir())
+    main(["check", str(release), "--source", "released"])
+    printed = capsys.readouterr().out
+    assert "no problems" in printed
+    assert "row 5, -id05 (train): labels.h5 has Truck 0-5 and Bark 5-8" in printed
+    assert sorted((path, path.stat().st_mtime_ns) for path in release.iterdir()) == before
+
+
+def test_check_reports_rows_and_features_of_a_release_in_one_go(release):
+    for split in ("val", "test"):
+        write(release, f"{split}_order.h5", np.array([0, 99]), key="order")
+    visual = np.ones((ROWS, 10, 2, 2, 6))
+    visual[3] = 0
+    write(release, "visual_feature.h5", visual)
+    audio = np.ones((ROWS, 10, 8))
+    audio[7, 2, 1] = np.nan
+    write(release, "audio_feature.h5", audio)
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(release), "--source", "released"])
+    for problem in (
+        "row 0 is in train_order.h5 already",
+        "row 99 is not one of 0 to 23",
+        "visual_feature.h5, row 3: expected features, got only zeros",
+        "audio_feature.h5, row 7: expected numbers up to 65504, got nan",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_check_names_the_released_files_that_will_be_downloaded(release, capsys):
+    (release / "labels.h5").unlink()
+    main(["check", str(release), "--source", "released"])
+    assert "labels.h5: not here; the pipeline downloads it" in capsys.readouterr().out

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from cace.system.files import expect_file, publish, sha256, write_atomically
+from cace.system.files import (
+    expect_file,
+    name_as_text,
+    name_from_text,
+    publish,
+    sha256,
+    write_atomically,
+)
 from cace.system.workers import progress
 
 MANIFEST = "manifest.csv"
@@ -24,11 +31,13 @@ def list_files(media: Path, entries: list[dict[str, str]]) -> pd.DataFrame:
 
 def publish_media(media: Path, manifest: pd.DataFrame, out: Path) -> None:
     """Writes the manifest into a finished media folder, and moves the folder to `out`."""
-    write_atomically(media / MANIFEST, manifest.to_csv(index=False))
+    table = manifest.assign(file=manifest["file"].map(name_as_text))
+    write_atomically(media / MANIFEST, table.to_csv(index=False))
     publish(media, out)
 
 
 def read_manifest(media: Path) -> pd.DataFrame:
     """The rows of the manifest, all values as text."""
     path = expect_file(media / MANIFEST, made_by="download")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.assign(file=table["file"].map(name_from_text))

@@ -4,6 +4,7 @@ Source: VGG-19 and VGGish features of Tian et al., ECCV 2018.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,18 +113,42 @@ def convert_features(
 def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
     """Copies all rows; returns a problem for each row that contains no features."""
     problems = []
+    for start, block, small in _blocks(source, f"extract: {name}, blocks"):
+        target[start : start + len(small)] = small
+        problems += _without_features(start, block, small, name)
+    return problems
+
+
+def unusable_rows(path: Path, name: str) -> list[str]:
+    """A problem for each row of a released file that contains no features.
+
+    name: visual or audio.
+    """
+    with h5py.File(path) as file:
+        return [
+            problem
+            for start, block, small in _blocks(file[RELEASED_KEY], f"{name}, blocks")
+            for problem in _without_features(start, block, small, name)
+        ]
+
+
+def _blocks(source: h5py.Dataset, what: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The first row of each block, its rows as they are, and as float16."""
     size = max(1, BLOCK_BYTES * len(source) // source.nbytes)
-    for start in progress(range(0, len(source), size), f"extract: {name}, blocks"):
+    for start in progress(range(0, len(source), size), what):
         block = source[start : start + size]
         with np.errstate(over="ignore"):
-            small = block.astype(np.float16)
-        target[start : start + size] = small
-        flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
-        for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
-            first = flat[place][~np.isfinite(small[place])][0]
-            problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
-        # HDF5 returns zeros if nothing was written. Audio features of silence may be zeros too.
-        if name == "visual":
-            empty = np.flatnonzero(~flat.any(axis=1))
-            problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
+            yield start, block, block.astype(np.float16)
+
+
+def _without_features(start: int, block: np.ndarray, small: np.ndarray, name: str) -> list[str]:
+    flat, small = block.reshape(len(block), -1), small.reshape(len(block), -1)
+    problems = []
+    for place in np.flatnonzero(~np.isfinite(small).all(axis=1)):
+        first = flat[place][~np.isfinite(small[place])][0]
+        problems.append(f"row {start + place}: expected numbers up to 65504, got {first:g}")
+    # HDF5 returns zeros if nothing was written. Audio features of silence may be zeros too.
+    if name == "visual":
+        empty = np.flatnonzero(~flat.any(axis=1))
+        problems += [f"row {start + p}: expected features, got only zeros" for p in empty]
     return problems

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cace.data.annotations import Line, read_lines
+from cace.data.sources.folder import id_of
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
@@ -22,33 +23,58 @@ ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "h
 MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".flv", ".3gp", ".ogv"),
+    *(".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".vob", ".qt"),
+}
+# Files that users may take for videos, but that are not read: without sound, without picture, or
+# in a container that is not read.
+OTHER_SUFFIXES = {
+    *(".gif", ".webp", ".apng", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma"),
+    *(".mxf", ".dv", ".rm", ".rmvb", ".m2v", ".h264", ".h265", ".y4m", ".wtv", ".swf", ".nut"),
 }
 
 
-def videos(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the videos in the folders, each once and in order.
+def videos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[Path]:
+    """The files, and the videos in the folders and their subfolders, each once and in order.
 
+    left_out: is extended by what users may miss: unreadable folders, and media that are no videos.
     Raises: UserError if a path does not exist, or a folder contains no video.
     """
+    left_out = [] if left_out is None else left_out
     files: dict[Path, Path] = {}  # by their resolved paths
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         inside = [path]
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in VIDEO_SUFFIXES
-                and file.is_file()
-                and not file.name.startswith("._")  # macOS writes these beside files
-            )
+            inside = _inside(path, left_out)
         if not inside:
-            raise UserError(f"{path}: expected videos in it, found none")
+            raise UserError(f"{path}: expected videos in it, found none{listed(left_out)}")
         for file in inside:
             files.setdefault(file.resolve(), file)
     return list(files.values())
+
+
+def _inside(folder: Path, left_out: list[str]) -> list[Path]:
+    """The videos under a folder, also in linked subfolders; links in a circle end."""
+    found, visited = [], set()
+
+    def cannot_read(error: OSError) -> None:
+        left_out.append(f"{error.filename}: {error.strerror}")
+
+    for place, subfolders, names in os.walk(folder, onerror=cannot_read, followlinks=True):
+        if (here := os.path.realpath(place)) in visited:
+            subfolders.clear()
+            continue
+        visited.add(here)
+        for name in names:
+            file = Path(place, name)
+            if name.startswith("._"):  # macOS writes these beside files
+                continue
+            if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file():
+                found.append(file)
+            elif file.suffix.lower() in OTHER_SUFFIXES:
+                left_out.append(f"{file}: not a video with picture and sound that is read")
+    return sorted(found)
 
 
 class Writer:
@@ -125,7 +151,7 @@ class Writer:
             timeline,
             threshold=threshold,
             events=events,
-            truth=self._truth(timeline.file.stem),
+            truth=self._truth(id_of(timeline.file)),
             embed=self.embed,
             link=os.path.relpath(timeline.file.absolute(), self.folder.absolute()),
         )

@@ -7,12 +7,42 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cace.system.errors import UserError
+import yaml
+
+from cace.paths import project_top
+from cace.system.errors import UserError, shown
 
 
 def workspace_root() -> Path:
-    """The user's checkout, also from the copy in which DVC runs `--temp` and queued experiments."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    """The user's checkout, also from the copy in which DVC runs `--temp` and queued experiments.
+
+    From a subfolder of it, too; outside of a project it is the current folder.
+    """
+    return Path(os.environ.get("DVC_ROOT") or project_top() or ".").resolve()
+
+
+def name_as_text(name: str) -> str:
+    """A file name as UTF-8 text, as files of the pipeline contain it, whatever the locale."""
+    return os.fsencode(name).decode(errors="surrogateescape")
+
+
+def name_from_text(text: str) -> str:
+    """The file name that `name_as_text` wrote."""
+    return os.fsdecode(text.encode(errors="surrogateescape"))
+
+
+def users_path(given: str | Path, setting: str) -> Path:
+    """A path that a user has set: `~` is the home folder; relative to the user's checkout.
+
+    setting: names it in the message.
+    Raises: UserError if no file can have this path.
+    """
+    try:
+        path = workspace_root() / Path(given).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{setting}: expected a path, got {shown(str(given))}: {error}") from None
+    return path
 
 
 def publish(finished: Path, out: Path) -> None:
@@ -47,6 +77,37 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON that is easy to read in a diff; NaN and infinity raise a ValueError."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises: UserError if it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected UTF-8 text, got other bytes ({error.reason} at byte {error.start}); "
+            f"save it as UTF-8"
+        ) from None
+
+
+def read_yaml(text: str, where: Path, loader: type = yaml.SafeLoader) -> Any:
+    """The value of a YAML text of the file `where`.
+
+    loader: BaseLoader reads numbers, dates and switches as the text that is written there.
+    Raises: UserError if it is not YAML, or has values that Python cannot read.
+    """
+    try:
+        return yaml.load(text, loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be read") from None
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML checks no values: 2024-13-45 is no date, Python reads no number of 5,000 digits.
+        raise UserError(f"{where}: a value that cannot be read: {error}") from None
 
 
 def sha256(path: Path) -> str:

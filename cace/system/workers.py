@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from cace.system.errors import UserError
+from cace.system.errors import UserError, shown
 
 Item = TypeVar("Item")
 
@@ -21,8 +21,8 @@ def workers() -> int:
     if text is None:
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity else os.cpu_count() or 1
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"CACE_WORKERS: expected a number of processes >= 1, got {text!r}")
+    if not text.isdecimal() or len(text) > 5 or int(text) < 1:
+        raise UserError(f"CACE_WORKERS: expected a number of processes >= 1, got {shown(text)}")
     return int(text)
 
 

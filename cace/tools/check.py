@@ -9,71 +9,197 @@ from typing import Any, NamedTuple
 import av
 import pandas as pd
 
-from cace.conventions import SPLITS
-from cace.data.annotations import Annotations, read_annotations
-from cace.data.sources.folder import clip_files, differences, find_clips, index_of, label_files
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS
+from cace.data.annotations import (
+    Annotations,
+    examine_annotations,
+    known_categories,
+    near_twins,
+    unlearned,
+)
+from cace.data.sources.folder import (
+    CONTAINERS,
+    differences,
+    find_clips,
+    id_of,
+    index_of,
+    label_files,
+    other_files,
+    shared_files,
+)
 from cace.media.decode import FORMATS
 from cace.media.pool import MediaFile, decode_clips
+from cace.paths import INDEX
+from cace.system.errors import UserError
 
 # Enough to find all damage: every frame is decoded, few are stored.
-SMALL: dict[str, Any] = {
-    "fps": 1,
-    "short_side": 32,
-    "crop": 32,
-    "jpeg_quality": 50,
-    "backend": "pyav",
-}
+SMALL: dict[str, Any] = {"fps": 1, "short_side": 32, "crop": 32, "jpeg_quality": 50}
+
+
+class Limits(NamedTuple):
+    """The settings of section decode that decide whether a clip, or all of them, are refused."""
+
+    backend: str = "pyav"
+    min_seconds: float = MIN_SECONDS
+    deadline_seconds: float = DEADLINE_SECONDS
+    max_bad_fraction: float = 0.05
 
 
 class Checked(NamedTuple):
-    """A folder of clips."""
+    """What is in a folder."""
 
     clips: pd.DataFrame  # one row an annotated clip
     summary: pd.DataFrame  # one row a property
-    problems: list[str]  # each would leave a clip out, or stop the pipeline
+    problems: list[str]  # each leaves a clip out, stops the pipeline, or spoils its results
     remarks: list[str]  # worth knowing, but harmless
+    advice: list[str]  # what to do, one line for each kind of problem
 
 
 def check_folder(
-    folder: Path, index: pd.DataFrame, *, min_seconds: float, deadline_seconds: float, workers: int
+    folder: Path, index: pd.DataFrame, *, source: str, limits: Limits, workers: int
 ) -> Checked:
     """Reads the annotations and decodes every clip, as the pipeline would.
 
-    index: of `cace index`; if it has no clip of this folder, it is of another one and is ignored.
-    Raises: UserError with every problem of the annotations; without them no clip is checked.
+    index: of `cace index`; if it has no clip of this folder, it is of another one.
+    source: folder or ave, which has the categories of the data set.
+    Raises: UserError if there is no `Annotations.txt`, or it is not text.
     """
-    annotations = read_annotations(folder)
-    found = find_clips(folder, annotations)
+    annotations, of_rows = examine_annotations(folder, known_categories(source))
+    try:
+        found, nothing = find_clips(folder, annotations), []
+    except UserError as error:
+        found, nothing = {}, [str(error)]
+    clips = _decoded(annotations, found, limits, workers)
+    usable = set(clips.loc[clips["usable"], "id"])
+    refused = [f"{row.id}: {row.reason}" for row in clips[~clips["usable"]].itertuples()]
+    share = f"decode.max_bad_fraction allows a share of {limits.max_bad_fraction:g}"
+    too_many = len(refused) > limits.max_bad_fraction * len(clips)
+    lacking = [f"{len(refused)} of {len(clips)} clips cannot be used; {share}"] if too_many else []
+    lacking += _lacking(annotations, usable)
+    spoiled = _not_learnable(annotations)
+    shared = [f"{', '.join(ids)}: the same file" for ids in shared_files(found, annotations)]
+    spoiled += [f"{line}, but not in the same split" for line in shared if source == "folder"]
+    changed, remarks = _against_index(folder, found, index) if source == "folder" else ([], [])
+    advice = [
+        (of_rows, "fix the lines named above, in Annotations.txt and the split files"),
+        (nothing, f"put the clips into {folder / 'AVE'}"),
+        (
+            refused,
+            "replace these clips, or remove their rows; the pipeline would "
+            + ("stop" if too_many else "leave them out"),
+        ),
+        (lacking, "add clips that can be used, or raise the limit"),
+        (spoiled, "move clips between the splits, or remove them: the results would mislead"),
+        (changed, f"run `cace index {folder}`, or restore the files"),
+    ]
+    remarks += [f"{line}, in several splits" for line in shared if source != "folder"]
+    remarks += _names(folder, annotations, found) + _padded(clips)
+    return Checked(
+        clips,
+        _summary(annotations, clips),
+        [line for lines, _ in advice for line in lines],
+        remarks,
+        [f"{what} ({len(lines)})" for lines, what in advice if lines],
+    )
+
+
+def _decoded(
+    annotations: Annotations, found: dict[str, Path], limits: Limits, workers: int
+) -> pd.DataFrame:
+    """One row a clip: whether it can be used, and what its file declares."""
     files = [MediaFile(id_, found.get(id_)) for id_ in annotations.ids]
+    if not files:
+        return pd.DataFrame(columns=["id", "usable", "padded", "reason", *Facts._fields])
     with TemporaryDirectory() as scratch:
         decoded = decode_clips(
             files,
             annotations,
             Path(scratch),
             **SMALL,
-            min_seconds=min_seconds,
-            deadline_seconds=deadline_seconds,
+            backend=limits.backend,
+            min_seconds=limits.min_seconds,
+            deadline_seconds=limits.deadline_seconds,
             workers=workers,
         )
     facts = pd.DataFrame(_facts(path) for _, path in files)
-    clips = pd.concat([decoded.drop(columns=["shard", "row"]), facts], axis=1)
-    refused = clips[~clips["usable"]]
-    problems = [f"{row.id}: {row.reason}" for row in refused.itertuples()]
+    return pd.concat([decoded.drop(columns=["shard", "row"]), facts], axis=1)
+
+
+def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
+    """Splits with rows that a stage would refuse, since too few of their clips can be used."""
+    splits: dict[str, set[str]] = {}
+    for row in annotations.rows:
+        splits.setdefault(row.id, set()).add(row.split)
+    lacking = []
+    for split in SPLITS:
+        inside = [id_ for id_ in splits if split in splits[id_]]
+        can_be_used = [id_ for id_ in inside if id_ in usable]
+        if inside and not can_be_used:
+            lacking.append(f"{split}: expected usable clips, got none")
+        elif inside and split != "test" and all(len(splits[id_]) > 1 for id_ in can_be_used):
+            lacking.append(f"{split}: expected usable clips that are in no other split, got none")
+    return lacking
+
+
+def _not_learnable(annotations: Annotations) -> list[str]:
+    """What a model could not learn, or not be chosen or tested by."""
+    with_event = {row.split for row in annotations.rows if row.start < row.end}
+    without = {row.split for row in annotations.rows} - with_event
+    lines = [f"{s}: expected rows with an event, got none" for s in SPLITS if s in without]
+    if "train" in with_event:
+        lines += [
+            f"category {category!r} has no event in train, so it cannot be learned"
+            for category in unlearned(annotations)
+        ]
+    return lines
+
+
+def _against_index(
+    folder: Path, found: dict[str, Path], index: pd.DataFrame
+) -> tuple[list[str], list[str]]:
+    """What has changed since the folder was indexed; and remarks."""
     if index["id"].isin(list(found)).any():
-        now = index_of({**found, **label_files(folder)})
-        problems += [f"{line} since it was indexed" for line in differences(index, now)]
-    padded = clips[clips["padded"]]
+        try:
+            now = index_of({**found, **label_files(folder)})
+        except OSError as error:
+            return [f"{error.filename}: {error.strerror}"], []
+        return [f"{line} since it was indexed" for line in differences(index, now)], []
+    if len(index):
+        return [], [f"{INDEX} is of another folder; run `cace index {folder}`"]
+    return [], []
+
+
+def _names(folder: Path, annotations: Annotations, found: dict[str, Path]) -> list[str]:
+    """Remarks on names: of categories, of ids, and of files that are not used."""
     remarks = [
+        f"categories {one!r} and {other!r} are nearly the same; write them alike if they are one"
+        for one, other in near_twins(annotations.categories)
+    ]
+    folded: dict[str, str] = {}
+    for id_ in annotations.ids:
+        if (other := folded.setdefault(id_.casefold(), id_)) != id_:
+            remarks.append(f"{other}, {id_}: differ only in case, which some systems ignore")
+    for path in other_files(folder, found):
+        id_ = id_of(path)
+        if id_ in found:
+            why = f"not used, as {found[id_].name} is"
+        elif id_ in annotations.ids:
+            why = f"not used; expected {', '.join(CONTAINERS)}"
+        elif similar := folded.get(id_.casefold()):
+            why = f"not annotated, ignored; {similar} is"
+        else:
+            why = "not annotated, ignored"
+        name = path.name if path.name.isprintable() else ascii(path.name)
+        remarks.append(f"{name}: {why}")
+    return remarks
+
+
+def _padded(clips: pd.DataFrame) -> list[str]:
+    return [
         f"{row.id}: padded, with {row.picture_seconds:.2f} s of picture and "
         f"{row.sound_seconds:.2f} s of sound"
-        for row in padded.itertuples()
+        for row in clips[clips["padded"].astype(bool)].itertuples()
     ]
-    remarks += [
-        f"{path.name}: not annotated, ignored"
-        for path in clip_files(folder)
-        if path not in found.values()
-    ]
-    return Checked(clips, _summary(annotations, clips), problems, remarks)
 
 
 class Facts(NamedTuple):
@@ -114,7 +240,9 @@ def _summary(annotations: Annotations, clips: pd.DataFrame) -> pd.DataFrame:
         "splits": ", ".join(f"{split} {per_split[split]}" for split in SPLITS),
         "categories": _counted(annotations.categories[row.category] for row in rows),
         "events": f"{sum(length > 0 for length in lengths)}; rows last {min(lengths)} to "
-        f"{max(lengths)} s, on average {sum(lengths) / len(lengths):.1f} s",
+        f"{max(lengths)} s, on average {sum(lengths) / len(lengths):.1f} s"
+        if lengths
+        else "none",
         "duration": _counted(clips["duration"]),
         "frames a second": _counted(clips["frames_a_second"]),
         "size": _counted(clips["size"]),

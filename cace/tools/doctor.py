@@ -21,7 +21,7 @@ from cace.paths import CLIPS, EVAL, FEATURES, INDEX, LOCALIZERS, MEDIA, VISUAL_E
 from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
 from cace.system.errors import UserError
-from cace.system.files import workspace_root
+from cace.system.files import users_path, workspace_root
 from cace.system.workers import workers
 
 ENOUGH_BYTES = 2e9  # free; mini needs a third of it
@@ -127,7 +127,9 @@ def _run(*command: str) -> str:
     """What the command printed; empty if it failed or is not installed."""
     if shutil.which(command[0]) is None:
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -155,8 +157,9 @@ def _weights(params: Params) -> Iterator[Finding]:
 def _folder(params: Params) -> Iterator[Finding]:
     if params.data.source != "folder" or params.data.path is None:
         return
-    folder = workspace_root() / params.data.path.expanduser()
+    folder = params.data.path
     try:
+        folder = users_path(folder, "params.yaml, data.path")
         clips = find_clips(folder, read_annotations(folder))
         index = read_index(INDEX)
     except UserError as error:

@@ -1,16 +1,25 @@
 """Source ave: the released archive of AVE, downloaded or already here, unpacked and checked."""
 
+import errno
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cace.conventions import SPLITS
-from cace.data.annotations import AVE_CATEGORIES, Annotations, is_safe_id, read_annotations
+from cace.data.annotations import (
+    AVE_CATEGORIES,
+    TEXTS,
+    Annotations,
+    is_safe_id,
+    read_annotations,
+)
 from cace.system.downloads import DRIVE, RemoteFile
 from cace.system.errors import UserError, listed
 from cace.system.workers import progress
@@ -20,7 +29,11 @@ ARCHIVE = RemoteFile(
     DRIVE + "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK",
     "several GB",
 )
-TEXTS = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
+# What zipfile and the decompressors that it uses raise for damaged archives.
+DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(NotImplementedError, OverflowError, ValueError),
+)
 ENCRYPTED = 1  # bit of a member's flags
 
 
@@ -63,7 +76,9 @@ def unpack(archive: Path, into: Path) -> None:
                 with opened.open(member) as packed, temporary.open("wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
                 temporary.replace(into / name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGES as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the disk; a place outside the archive is "Invalid argument"
         raise UserError(
             f"{archive}: expected a complete zip file, got a damaged one ({error}); remove it and "
             f"get it again from {ARCHIVE.url}"

@@ -15,8 +15,8 @@ from cace.data.annotations import known_categories, read_annotations
 from cace.data.manifest import list_files, publish_media
 from cace.data.sources import ave, folder, mini, released
 from cace.system.downloads import WEIGHTS, fetch
-from cace.system.errors import UserError
-from cace.system.files import workspace_root
+from cace.system.errors import UserError, shown
+from cace.system.files import users_path
 from cace.system.scratch import scratch
 
 
@@ -52,7 +52,7 @@ def collect_archive(out: Path, archive: Path | None, encoders: Sequence[tuple[st
     """
     files = [] if archive else [ave.ARCHIVE]
     paths = fetch([*files, *(WEIGHTS[name] for name in encoders if name in WEIGHTS)])
-    found = workspace_root() / archive.expanduser() if archive else paths[0]
+    found = users_path(archive, "params.yaml, data.archive") if archive else paths[0]
     if not found.is_file():
         raise UserError(f"params.yaml, data.archive: expected a zip file, got {str(found)!r}")
     with scratch("download", "ave", file_states({"archive": found})) as work:
@@ -90,8 +90,11 @@ def users_folder(source: str, path: Path | None) -> Path:
             f"AVE/<id>.mp4 in it, got nothing; "
             f"`dvc exp run -S data.source={source} -S data.path=/path/to/it`"
         )
-    if not (found := workspace_root() / path.expanduser()).is_dir():
-        raise UserError(f"params.yaml, data.path: expected a folder, got {str(found)!r}")
+    if not (found := users_path(path, "params.yaml, data.path")).is_dir():
+        raise UserError(
+            f"params.yaml, data.path: expected a folder, got {shown(str(found))}; put a name that "
+            f"YAML reads as something else into quotes, as in data.path=\"'1e3'\""
+        )
     return found
 
 

@@ -16,40 +16,50 @@ FILES = (  # the largest last, so that failures come early
         GITHUB + "Annotations.txt",
         "0.14 MB",
         "0d24a9ec5cd4ceb779ebd83d74e83ec8e55c5e468cede3f320fb57346c9dd321",
+        1e6,
     ),
     RemoteFile(
         "train_order.h5",
         GITHUB + "train_order.h5",
         "0.03 MB",
         "a216fcdd02782ba9d10c9ea79116120eb3be467740e58290e1b340d42a590456",
+        1e6,
     ),
     RemoteFile(
         "val_order.h5",
         GITHUB + "val_order.h5",
         "0.01 MB",
         "5692aec0efb30e4efa49a867a902c1993b4c88a7d3ec19879349e540e7a5d9ca",
+        1e6,
     ),
     RemoteFile(
         "test_order.h5",
         GITHUB + "test_order.h5",
         "0.01 MB",
         "f9bb79defc1f784ca5dda9cdd3ee52af6d24ccb399a1cfab6bf0d373f5681076",
+        1e6,
     ),
-    RemoteFile("labels.h5", GITHUB + "labels.h5", "over 4 MB"),
+    RemoteFile("labels.h5", GITHUB + "labels.h5", "over 4 MB", most=50e6),
     RemoteFile(
         "mil_labels.h5",
         GITHUB + "mil_labels.h5",
         "0.48 MB",
         "63c1886c78289bcf7e748fa0fe5c18d568dac75a1f015ac41860a78f598c2bd5",
+        2e6,
     ),
     RemoteFile(
         "labels_closs.h5",
         GITHUB + "labels_closs.h5",
         "0.17 MB",
         "97676082eb1fc9a7a29255032391871c74f00cd74a5eddc57d9aed14ec52acc9",
+        1e6,
     ),
-    RemoteFile("audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB"),
-    RemoteFile("visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB"),
+    RemoteFile(
+        "audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB", most=50e6
+    ),
+    RemoteFile(
+        "visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB", most=9e9
+    ),
 )
 ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 
