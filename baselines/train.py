@@ -21,11 +21,11 @@ from cace.system.scratch import scratch
 from cace.training.runs import jobs_of, train_all
 
 SETTINGS = Path("baselines/settings")
-CELLS = Path("data/baselines")
+CELLS = Path("data/baselines/cells")
 
 
 def main() -> None:
-    """Writes data/baselines/<method>/: scores under both protocols, and predictions on test."""
+    """Writes data/baselines/cells/<method>/: scores under both protocols, and predictions on test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help=f"a file in {SETTINGS}, without .yaml")
     method = parser.parse_args().method

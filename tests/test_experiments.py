@@ -96,7 +96,7 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
 
 def test_a_method_becomes_a_row_of_table_5(project):
     project.run("dvc", "repro", "baselines/dvc.yaml:train@psp")
-    cells = project.folder / "data/baselines"
+    cells = project.folder / "data/baselines/cells"
     cell = json.loads((cells / "psp/scores.json").read_text())
     lines = (cells / "psp/predictions.csv").read_text().splitlines()
     assert lines[0].startswith("seed,id,segment,actual,predicted")
@@ -115,7 +115,7 @@ def test_a_method_becomes_a_row_of_table_5(project):
     shown = [text.strip() for text in row.split("|")]
     assert shown[1:3] == ["PSP", "77.8"]
     assert shown[3] == f"{100 * cell['test']['accuracy']:.1f}"
-    page = (project.folder / "data/baselines.html").read_text()
+    page = (project.folder / "data/baselines/table_5.html").read_text()
     assert "right category, never background" in page
     # Settings of another method re-run no cell.
     file = project.folder / "baselines/settings/dam.yaml"

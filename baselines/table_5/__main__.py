@@ -9,12 +9,12 @@ from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
 
-CELLS = Path("data/baselines")
+CELLS = Path("data/baselines/cells")
 METRICS = Path("metrics/baselines")
 
 
 def main() -> None:
-    """Writes metrics/baselines/table_5.json and table_5.md, and data/baselines.html."""
+    """Writes metrics/baselines/table_5.json and table_5.md, and data/baselines/table_5.html."""
     source = load_params().data.source
     cells = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def main() -> None:
         notes=notes,
         trained=trained,
     )
-    write_atomically(Path("data/baselines.html"), page)
+    write_atomically(Path("data/baselines/table_5.html"), page)
     print("\n\n".join(text))
 
 
