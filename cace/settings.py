@@ -9,7 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -471,7 +470,7 @@ def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not there; run this in the project's top folder")
     text = read_text(path)
-    content, as_written = read_yaml(text, path), read_yaml(text, path, yaml.BaseLoader)
+    content, as_written = read_yaml(text, path), read_yaml(text, path, as_written=True)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections with keys, got {shown(content)}")
     for section, keys in content.items():

@@ -67,6 +67,8 @@ def reader(project, tmp_path):
     clips = tmp_path / "clips"
     shutil.copytree(folder / "data/media", clips, copy_function=shutil.copyfile)
     (clips / "manifest.csv").unlink()
+    for text in clips.glob("*.txt"):  # so few clips of many categories could not be learned
+        text.write_text(re.sub(r"^(?!Category&)[^&]+&", "Bark&", text.read_text(), flags=re.M))
     (folder / "videos").mkdir()
     for name, video in zip(("../holiday.mp4", "b.mp4"), (clips / "AVE").iterdir(), strict=False):
         shutil.copyfile(video, folder / "videos" / name)

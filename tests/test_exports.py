@@ -205,7 +205,7 @@ def test_linked_subfolders_are_walked_and_circles_end(tmp_path):
 
 
 def test_what_is_left_out_of_a_folder_is_named(tmp_path, monkeypatch):
-    for name in ("a.mp4", "b.gif", "c.WAV", "d.mxf", "notes.txt", "._e.mp4"):
+    for name in ("a.mp4", "b.gif", "c.WAV", "d.rm", "notes.txt", "._e.mp4"):
         (tmp_path / name).touch()
     locked = tmp_path / "locked"
     locked.mkdir()
@@ -220,7 +220,7 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, monkeypatch):
     left_out = []
     assert videos([tmp_path], left_out) == [tmp_path / "a.mp4"]
     named = sorted(Path(line.split(":")[0]).name for line in left_out)
-    assert named == ["b.gif", "c.WAV", "d.mxf", "locked"]
+    assert named == ["b.gif", "c.WAV", "d.rm", "locked"]
     assert f"{locked}: Permission denied" in left_out
 
 

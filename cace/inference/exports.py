@@ -29,7 +29,7 @@ VIDEO_SUFFIXES = {
 # in a container that is not read.
 OTHER_SUFFIXES = {
     *(".gif", ".webp", ".apng", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma"),
-    *(".mxf", ".dv", ".rm", ".rmvb", ".m2v", ".h264", ".h265", ".y4m", ".wtv", ".swf", ".nut"),
+    *(".rm", ".rmvb", ".m2v", ".h264", ".h265", ".y4m", ".wtv", ".swf", ".nut"),
 }
 
 

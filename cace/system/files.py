@@ -93,14 +93,15 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def read_yaml(text: str, where: Path, loader: type = yaml.SafeLoader) -> Any:
+def read_yaml(text: str, where: Path, *, as_written: bool = False) -> Any:
     """The value of a YAML text of the file `where`.
 
-    loader: BaseLoader reads numbers, dates and switches as the text that is written there.
+    as_written: numbers, dates and switches are the text that is written there.
     Raises: UserError if it is not YAML, or has values that Python cannot read.
     """
     try:
-        return yaml.load(text, loader)
+        # Neither loader makes anything but plain values.
+        return (yaml.BaseLoader if as_written else yaml.SafeLoader)(text).get_single_data()
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not YAML: {error}") from None
     except RecursionError:
