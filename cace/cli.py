@@ -11,14 +11,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance
-from cace.system.errors import UserError, listed, run
+from cace.system.errors import DISK, UserError, listed, run
 from cace.system.files import write_atomically
 from cace.system.workers import workers
+
+if TYPE_CHECKING:
+    from cace.inference.timeline import TimedEvent, Timeline
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -256,41 +259,61 @@ def _formats(text: str) -> list[str]:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from cace.inference.exports import Writer, shown, videos
+    from cace.inference.exports import Writer, videos
     from cace.inference.localize import load
 
     files = videos(options.video)
+    if not options.out and (options.embed or options.truth or options.format != list(FORMATS)):
+        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
+    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     writer = options.out and Writer(
         options.out,
         options.format,
         files,
+        made_with={
+            "model": localizer.identity,
+            "threshold": options.threshold,
+            "top": options.top,
+        },
         embed=options.embed,
         truth=options.truth,
         overwrite=options.overwrite,
     )
-    if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
-        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
-    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     failures = []
     for file in files:
+        if writer and file in writer.finished:
+            print(f"{file}: skipped, an equal run has written its files to {options.out}\n")
+            continue
         try:
             timeline = localizer.localize(file, show_progress=True)
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:
             failures.append(str(error))
-            print(f"{file}: failed, see below\n")
+        except OSError as error:
+            if error.errno in DISK:  # the other videos would fail too
+                raise
+            failures.append(f"{error.filename or file}: {error.strerror}")
+        else:
+            _print_events(timeline, events, options.threshold, written)
             continue
-        print(f"{file} ({timeline.seconds:.1f} s)")
-        for remark in timeline.remarks:
-            print(f"  {remark}")
-        none = f"no event above the threshold of {options.threshold:g}"
-        print(shown(events) if events else none)
-        for path in written:
-            print(f"  {path}")
-        print()
+        print(f"{file}: failed, see below\n")
     if failures:
         raise UserError(f"{len(failures)} of {len(files)} videos failed:{listed(failures)}")
+
+
+def _print_events(
+    timeline: "Timeline", events: list["TimedEvent"], threshold: float, written: list[Path]
+) -> None:
+    from cace.inference.exports import shown
+
+    print(f"{timeline.file} ({timeline.seconds:.1f} s)")
+    for remark in timeline.remarks:
+        print(f"  {remark}")
+    print(shown(events) if events else f"no event above the threshold of {threshold:g}")
+    for path in written:
+        print(f"  {path}")
+    print()
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -5,6 +5,9 @@ half; for each second the results of the windows (and of the seeds, if there are
 averaged. Picture and sound are processed as in the pipeline, through the stored form of a clip.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +34,7 @@ from cace.media.store import as_stored
 from cace.media.video import Segment, decode_segments, probe
 from cace.system.device import choose_device
 from cace.system.errors import UserError, listed
-from cace.system.files import expect_file
+from cace.system.files import expect_file, sha256
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
@@ -82,6 +85,7 @@ class EventLocalizer(NamedTuple):
     frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
     device: torch.device
     model: str
+    identity: str  # hash of all weights and settings
 
     def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
         """The timeline of a video file of any length and container.
@@ -91,7 +95,7 @@ class EventLocalizer(NamedTuple):
         Raises: UserError if the file is not a video, or has no picture or no sound.
         """
         path = Path(video)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises for a name too long
             raise UserError(
                 f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
             )
@@ -282,6 +286,11 @@ def load(
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
     names = f"{encoders['visual']['name']} and {encoders['audio']['name']}"
+    identity = [
+        *map(sha256, files),
+        *map(fingerprint, (visual, audio)),
+        *(json.dumps(some, sort_keys=True) for some in (frames, [localizer, settings])),
+    ]
     count_of = f"{len(files)} localizer{'s' * (len(files) > 1)}"
     return EventLocalizer(
         localizers,
@@ -290,6 +299,7 @@ def load(
         frames,
         device,
         f"{path}: {count_of} ({title}) on {names}",
+        hashlib.sha256("".join(identity).encode()).hexdigest(),
     )
 
 

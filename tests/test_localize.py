@@ -1,0 +1,190 @@
+"""`cace localize` as users meet it: folders of videos, names, interruptions, full disks."""
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from cace import cli
+from cace.inference import exports
+from cace.inference import localize as inference
+from cace.inference.localize import EventLocalizer, load
+from tests.models import write_model
+from tests.videos import tone, write_video
+
+FORMATS = ("json", "csv", "vtt", "txt", "html")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load(write_model(tmp_path_factory.mktemp("model")) / "seed-0/best.pt")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Two seconds."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    return write_video(path, frames=20, fps=10, sound=tone(2.0))
+
+
+@pytest.fixture
+def localize(model, monkeypatch, tmp_path):
+    """The command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inference, "load", lambda *_, **__: model)  # once for all tests
+    return lambda *arguments: cli.main(["localize", *map(str, arguments)])
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """Names of the videos that were localized."""
+    names = []
+    localize = EventLocalizer.localize
+
+    def noted(self, video, **options):
+        names.append(video.name)
+        return localize(self, video, **options)
+
+    monkeypatch.setattr(EventLocalizer, "localize", noted)
+    return names
+
+
+def videos(folder, clip, *names):
+    folder.mkdir()
+    for name in names:
+        shutil.copyfile(clip, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 246 + ".mp4", "音" * 81 + ".mp4", "x" * 252 + ".ts", "音" * 84 + ".ts"],
+    ids=["letters", "japanese", "cut", "cut japanese"],
+)
+def test_names_near_the_limit_are_cut_if_necessary_and_all_videos_are_done(
+    localize, clip, tmp_path, name
+):
+    folder = videos(tmp_path / "videos", clip, "a.mp4", name, "ö.mp4")
+    localize(folder, "--out", "out", "--format", "csv,html")
+    pages = {path.stem for path in (tmp_path / "out").glob("*.html")}
+    (long,) = pages - {"a", "ö"}
+    stem, most = name.rpartition(".")[0], 255 - len(".html")
+    assert stem.startswith(long)
+    assert len(long.encode()) in range(min(len(stem.encode()), most - 2), most + 1)
+    assert len(list((tmp_path / "out").glob("*.csv"))) == 3
+
+
+def test_names_that_are_cut_alike_stay_apart(tmp_path):
+    files = [tmp_path / f"{'x' * 249}{letter}.m4" for letter in "ab"]
+    first, second = exports._names(files, 250)
+    assert first == "x" * 249 + "a" and second == "x" * 249 + "b"
+    assert exports._names(files, 200) == ["x" * 200, "x" * 198 + "-2"]
+
+
+def test_a_numbered_name_is_never_that_of_another_video(tmp_path):
+    files = [tmp_path / name for name in ("b.mkv", "other/b.mkv", "b.mkv-2.avi")]
+    assert len(set(exports._names(files, 250))) == 3
+
+
+def test_an_oserror_of_one_video_does_not_end_the_batch(localize, clip, tmp_path):
+    folder = videos(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "out/b.csv").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"1 of 3 videos failed:\n  out/b.csv: Is a directory"):
+        localize(folder, "--out", "out", "--format", "csv", "--overwrite")
+    assert (tmp_path / "out/c.csv").is_file()
+
+
+def test_a_name_that_no_file_can_have_is_answered_in_a_sentence(localize):
+    with pytest.raises(SystemExit, match="x: File name too long"):
+        localize("x" * 300)
+
+
+@pytest.mark.parametrize("stopped_at", [0, 3, 5, 8])  # of ten files of two videos
+def test_a_stopped_run_continues(localize, looked_at, clip, tmp_path, monkeypatch, stopped_at):
+    folder = videos(tmp_path / "videos", clip, "a.mp4", "b.mp4")
+    write, written = exports.write_atomically, []
+
+    def interrupted(path, content):
+        if len(written) == stopped_at:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "write_atomically", interrupted)
+        with pytest.raises(SystemExit):
+            localize(folder, "--out", "out")
+    before = {path: path.stat().st_ino for path in (tmp_path / "out").glob("a.*")}
+    looked_at.clear()
+    localize(folder, "--out", "out")
+    finished = stopped_at >= len(FORMATS)
+    assert looked_at == (["b.mp4"] if finished else ["a.mp4", "b.mp4"])
+    if finished:
+        assert before == {path: path.stat().st_ino for path in before}
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
+    assert names == sorted(f"{stem}.{ending}" for stem in "ab" for ending in FORMATS)
+
+
+def test_a_full_disk_stops_at_once_and_names_the_folder(
+    localize, looked_at, clip, tmp_path, monkeypatch, capsys
+):
+    folder = videos(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
+    synced = []
+
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) > len(FORMATS):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def leave(status):
+        raise SystemExit(status)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "_exit", leave)
+        with pytest.raises(SystemExit):
+            localize(folder, "--out", "out")
+    assert looked_at == ["a.mp4", "b.mp4"]
+    assert "error: out/b.json: No space left on device." in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+    looked_at.clear()
+    localize(folder, "--out", "out")
+    assert looked_at == ["b.mp4", "c.mp4"]
+    assert "videos/a.mp4: skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [("--threshold", "0.7"), ("--top", "1"), ("--embed",)])
+def test_files_of_a_run_with_other_settings_are_not_taken_for_this_one(localize, clip, change):
+    localize(clip, "--out", "out", "--format", "csv")
+    localize(clip, "--out", "out", "--format", "csv")
+    with pytest.raises(SystemExit, match="exist already"):
+        localize(clip, "--out", "out", "--format", "csv", *change)
+
+
+def test_files_of_another_model_are_not_taken_for_this_one(tmp_path):
+    paths = [write_model(tmp_path) / f"seed-{seed}/best.pt" for seed in range(2)]
+    first, second, again = (load(path).identity for path in (*paths, paths[0]))
+    assert first == again != second
+
+
+def test_files_of_another_video_of_the_name_are_not_taken_for_this_one(localize, clip, tmp_path):
+    folder = videos(tmp_path / "videos", clip, "a.mp4")
+    localize(folder, "--out", "out")
+    write_video(folder / "a.mp4", frames=30, fps=10, sound=tone(3.0))
+    with pytest.raises(SystemExit, match="exist already"):
+        localize(folder, "--out", "out")
+    localize(folder, "--out", "out", "--overwrite")
+    localize(folder, "--out", "out")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(
+    localize, looked_at, clip, tmp_path, monkeypatch
+):
+    def refused(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(exports.tempfile, "TemporaryFile", refused)
+    with pytest.raises(SystemExit, match="out: cannot write to this folder: Permission denied"):
+        localize(clip, "--out", "out")
+    assert not looked_at
