@@ -166,7 +166,7 @@ class Writer:
         if kind == "csv":
             return to_csv(events)
         if kind == "vtt":
-            return to_vtt(events)
+            return to_vtt(events, timeline.starts_at)
         if kind == "audacity":
             return to_audacity(events)
         return video_page(
@@ -282,6 +282,7 @@ def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> s
     content = {
         "file": os.fsencode(timeline.file).decode(errors="replace"),
         "seconds": round(timeline.seconds, 3),
+        "starts_at": round(timeline.starts_at, 3),
         "model": timeline.model,
         "threshold": threshold,
         "remarks": timeline.remarks,
@@ -305,10 +306,13 @@ def _numbers(values: np.ndarray) -> list[Any]:
     return values.astype(float).round(DIGITS).tolist()
 
 
-def to_vtt(events: list[TimedEvent]) -> str:
-    """Captions that any player shows; the confidence in percent."""
+def to_vtt(events: list[TimedEvent], starts_at: float = 0.0) -> str:
+    """Captions that any player shows; the confidence in percent.
+
+    starts_at: seconds that players show at the start of the video.
+    """
     cues = [
-        f"{_clock(event.start)} --> {_clock(event.end)}\n"
+        f"{_clock(starts_at + event.start)} --> {_clock(starts_at + event.end)}\n"
         f"{html.escape(_one_line(event.category), quote=False)} ({event.confidence:.0%})\n"
         for event in events
     ]

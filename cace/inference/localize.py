@@ -39,7 +39,7 @@ from cace.system.files import expect_file, sha256
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
 ENCODED_FRAMES = 80  # at once
-UNREMARKABLE_SECONDS = 0.1  # a shorter tail comes from the video's encoder, not from the user
+UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, not from the user
 
 # How the released features were made, as far as it is known.
 RELEASED_ENCODERS: dict[str, dict[str, Any]] = {
@@ -136,6 +136,11 @@ class EventLocalizer(NamedTuple):
             remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
         elif not left_out and seconds % 1:
             remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
+        if probed.starts_at >= UNREMARKABLE_SECONDS:
+            remarks.append(
+                f"players show {probed.starts_at:.2f} s at its start: captions use their clock, "
+                f"all other times count from the start"
+            )
         if seconds - left_out < SEGMENTS:
             remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
         both, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
@@ -155,6 +160,7 @@ class EventLocalizer(NamedTuple):
             view=probed.view,
             remarks=tuple(remarks),
             model=self.model,
+            starts_at=probed.starts_at,
         )
 
     def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:

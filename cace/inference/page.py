@@ -55,6 +55,7 @@ def video_page(
         threshold=threshold,
         data={
             "seconds": timeline.seconds,
+            "starts_at": timeline.starts_at,
             "threshold": threshold,
             "categories": timeline.categories,
             "events": _spans(events),

@@ -49,6 +49,9 @@ class Timeline(NamedTuple):
     # as shares of the picture; it is what the attention's grid covers
     remarks: tuple[str, ...]
     model: str  # in one line
+    starts_at: float = (
+        0.0  # seconds that players show at its start; all times here count from there
+    )
 
     def labels(self, threshold: float = THRESHOLD) -> Int[np.ndarray, " S"]:
         """Index of the category of each second, or C for background.
