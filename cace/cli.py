@@ -279,6 +279,10 @@ def _localize(options: argparse.Namespace) -> None:
         truth=options.truth,
         overwrite=options.overwrite,
     )
+    print(f"{localizer.model}\n  {localizer.training.described(len(localizer.categories))}")
+    if localizer.training.warning:
+        print(f"  {localizer.training.warning}")
+    print()
     failures = []
     for file in files:
         if writer and file in writer.finished:
@@ -310,7 +314,11 @@ def _print_events(
     print(f"{timeline.file} ({timeline.seconds:.1f} s)")
     for remark in timeline.remarks:
         print(f"  {remark}")
-    print(shown(events) if events else f"no event above the threshold of {threshold:g}")
+    none = (
+        f"no event above the threshold of {threshold:g}, of the {timeline.known.sum()} categories "
+        f"that the model knows"
+    )
+    print(shown(events) if events else none)
     for path in written:
         print(f"  {path}")
     print()

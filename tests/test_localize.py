@@ -1,8 +1,10 @@
 """`cace localize` as users meet it: folders of videos, names, interruptions, full disks."""
 
 import errno
+import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,10 @@ from cace import cli
 from cace.inference import exports
 from cace.inference import localize as inference
 from cace.inference.localize import EventLocalizer, load
+from cace.inference.page import _decision
+from cace.inference.timeline import Training
 from tests.models import write_model
+from tests.timelines import timeline
 from tests.videos import tone, write_video
 
 FORMATS = ("json", "csv", "vtt", "txt", "html")
@@ -28,12 +33,23 @@ def clip(tmp_path_factory):
     return write_video(path, frames=20, fps=10, sound=tone(2.0))
 
 
+class Localize:
+    """`cace localize` with a model that is loaded already."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, *arguments):
+        cli.main(["localize", *map(str, arguments)])
+
+
 @pytest.fixture
 def localize(model, monkeypatch, tmp_path):
     """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inference, "load", lambda *_, **__: model)  # once for all tests
-    return lambda *arguments: cli.main(["localize", *map(str, arguments)])
+    command = Localize(model)
+    monkeypatch.setattr(inference, "load", lambda *_, **__: command.model)  # once for all tests
+    return command
 
 
 @pytest.fixture
@@ -188,3 +204,52 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(
     with pytest.raises(SystemExit, match="out: cannot write to this folder: Permission denied"):
         localize(clip, "--out", "out")
     assert not looked_at
+
+
+def trained_on(model, source, *categories):
+    return model._replace(training=Training(source, categories or None))
+
+
+def test_a_model_says_what_it_was_trained_on(localize, model, clip, capsys):
+    localize(clip)
+    assert "trained on an unknown source" in capsys.readouterr().out
+    localize.model = trained_on(model, "ave", "dog", "horn")
+    localize(clip)
+    printed = capsys.readouterr().out
+    assert (
+        "trained on the clips of AVE (source ave), with clips of 2 of its 3 categories: dog, horn"
+    ) in printed
+    assert "drawings" not in printed
+
+
+def test_a_model_of_drawings_says_so_loudly(localize, model, clip, tmp_path, capsys):
+    localize.model = trained_on(model, "mini", "dog", "horn")
+    localize(clip, "--out", "out", "--threshold", "1")
+    assert "This model knows drawings only" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/clip.json").read_text())
+    assert content["source"] == "mini"
+    assert content["trained_categories"] == ["dog", "horn"]
+    assert content["warning"].startswith("This model knows drawings only")
+    page = (tmp_path / "out/clip.html").read_text()
+    assert '<p class="warning" role="note">This model knows drawings only' in page
+    assert (
+        "one of the 2 categories that it was trained on is both seen and heard: dog, horn." in page
+    )
+
+
+def test_only_categories_with_training_clips_are_named():
+    found = timeline(Path("a.mp4"), "0011", ("Bark", "Flute", "Horn"))
+    assert {event.category for event in found.events()} == {"Bark", "Flute"}
+    found = found._replace(training=Training("ave", ("Flute", "Horn")))
+    (event,) = found.events()  # Flute comes first where Flute and Horn have 0.1 each
+    assert event[:3] == ("Flute", 0.0, 4.0)
+    assert event.confidence == pytest.approx(0.9 * (0.1 + 0.1 + 0.8 + 0.8) / 4)
+    best = _decision(found.decision, found.known)["best"]
+    assert [[index for index, _ in second] for second in best] == [[1, 2]] * 4
+
+
+def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path):
+    path = write_model(tmp_path, source="mini", trained_categories=["dog", "cat"])
+    assert load(path).training == Training("mini", ("dog",))
+    path = write_model(tmp_path, source=3, trained_categories=[])
+    assert load(path).training == Training(None, None)

@@ -26,7 +26,7 @@ from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Decoded, Encoding
-from cace.inference.timeline import Decision, Lane, Timeline
+from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.media.decode import UnusableClipError
@@ -85,6 +85,7 @@ class EventLocalizer(NamedTuple):
     frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
     device: torch.device
     model: str
+    training: Training
     identity: str  # hash of all weights and settings
 
     def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
@@ -161,6 +162,7 @@ class EventLocalizer(NamedTuple):
             remarks=tuple(remarks),
             model=self.model,
             starts_at=probed.starts_at,
+            training=self.training,
         )
 
     def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
@@ -305,6 +307,7 @@ def load(
         frames,
         device,
         f"{path}: {count_of} ({title}) on {names}",
+        _training(about),
         hashlib.sha256("".join(identity).encode()).hexdigest(),
     )
 
@@ -320,6 +323,12 @@ def _checkpoints(path: Path) -> list[Path]:
             f"checkpoint"
         )
     return files
+
+
+def _training(about: dict[str, Any]) -> Training:
+    source, trained = about.get("source"), about.get("trained_categories")
+    known = tuple(name for name in about.get("categories", ()) if name in (trained or ()))
+    return Training(source if isinstance(source, str) else None, known or None)
 
 
 def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:
