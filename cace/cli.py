@@ -331,10 +331,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
     clips, annotations = ClipStore(paths.CLIPS), load_annotations(paths.CLIPS / "annotations.json")
     for id_ in options.id:
-        for file in inspect_clip(
+        *files, remarks = inspect_clip(
             id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
-        ):
-            print(file)
+        )
+        print(*files, *(f"  {remark}" for remark in remarks), sep="\n")
 
 
 def _check(options: argparse.Namespace) -> None:

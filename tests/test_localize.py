@@ -217,7 +217,7 @@ def test_a_model_says_what_it_was_trained_on(localize, model, clip, capsys):
     localize(clip)
     printed = capsys.readouterr().out
     assert (
-        "trained on the clips of AVE (source ave), with clips of 2 of its 3 categories: dog, horn"
+        "trained on the clips of AVE (source ave), with clips of 2 of its 3 categories: dog; horn"
     ) in printed
     assert "drawings" not in printed
 
@@ -233,7 +233,7 @@ def test_a_model_of_drawings_says_so_loudly(localize, model, clip, tmp_path, cap
     page = (tmp_path / "out/clip.html").read_text()
     assert '<p class="warning" role="note">This model knows drawings only' in page
     assert (
-        "one of the 2 categories that it was trained on is both seen and heard: dog, horn." in page
+        "one of the 2 categories that it was trained on is both seen and heard: dog; horn." in page
     )
 
 

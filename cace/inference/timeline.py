@@ -42,7 +42,7 @@ class Training(NamedTuple):
         if self.categories is None:
             return f"trained on {source}; its {categories} categories may all have had clips"
         known = f"clips of {len(self.categories)} of its {categories} categories"
-        return f"trained on {source}, with {known}: {', '.join(self.categories)}"
+        return f"trained on {source}, with {known}: {'; '.join(self.categories)}"
 
 
 class Decision(NamedTuple):
