@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance
-from cace.system.errors import DISK, UserError, listed, run
+from cace.system.errors import DISK, UserError, listed, printable, run
 from cace.system.files import write_atomically
 from cace.system.workers import workers
 
@@ -30,6 +30,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize"))
+        message = printable(message)
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 
 
@@ -279,14 +280,16 @@ def _localize(options: argparse.Namespace) -> None:
         truth=options.truth,
         overwrite=options.overwrite,
     )
-    print(f"{localizer.model}\n  {localizer.training.described(len(localizer.categories))}")
+    print(printable(localizer.model))
+    print(f"  {printable(localizer.training.described(len(localizer.categories)))}")
     if localizer.training.warning:
         print(f"  {localizer.training.warning}")
     print()
     failures = []
     for file in files:
+        name = printable(str(file))
         if writer and file in writer.finished:
-            print(f"{file}: skipped, an equal run has written its files to {options.out}\n")
+            print(f"{name}: skipped, its files in {options.out} are of an equal run\n")
             continue
         try:
             timeline = localizer.localize(file, show_progress=True)
@@ -301,7 +304,7 @@ def _localize(options: argparse.Namespace) -> None:
         else:
             _print_events(timeline, events, options.threshold, written)
             continue
-        print(f"{file}: failed, see below\n")
+        print(f"{name}: failed, see below\n")
     if failures:
         raise UserError(f"{len(failures)} of {len(files)} videos failed:{listed(failures)}")
 
@@ -311,16 +314,16 @@ def _print_events(
 ) -> None:
     from cace.inference.exports import shown
 
-    print(f"{timeline.file} ({timeline.seconds:.1f} s)")
+    print(f"{printable(str(timeline.file))} ({timeline.seconds:.1f} s)")
     for remark in timeline.remarks:
-        print(f"  {remark}")
+        print(f"  {printable(remark)}")
     none = (
         f"no event above the threshold of {threshold:g}, of the {timeline.known.sum()} categories "
         f"that the model knows"
     )
     print(shown(events) if events else none)
     for path in written:
-        print(f"  {path}")
+        print(f"  {printable(str(path))}")
     print()
 
 
@@ -334,13 +337,15 @@ def _inspect(options: argparse.Namespace) -> None:
         *files, remarks = inspect_clip(
             id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
         )
-        print(*files, *(f"  {remark}" for remark in remarks), sep="\n")
+        for line in (*map(str, files), *(f"  {remark}" for remark in remarks)):
+            print(printable(line))
 
 
 def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
+    from cace.system.tables import markdown
     from cace.tools.check import check_folder
 
     checked = check_folder(
@@ -350,7 +355,7 @@ def _check(options: argparse.Namespace) -> None:
         deadline_seconds=options.deadline_seconds,
         workers=workers(),
     )
-    print(checked.summary.to_markdown(index=False))
+    print(markdown(checked.summary))
     if options.csv:
         write_atomically(options.csv, checked.clips.to_csv(index=False))
     if checked.remarks:

@@ -1,11 +1,13 @@
 """`cace localize` as users meet it: folders of videos, names, interruptions, full disks."""
 
 import errno
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cace import cli
@@ -14,6 +16,7 @@ from cace.inference import localize as inference
 from cace.inference.localize import EventLocalizer, load
 from cace.inference.page import _decision
 from cace.inference.timeline import Training
+from cace.system.tables import markdown, spreadsheet
 from tests.models import write_model
 from tests.timelines import timeline
 from tests.videos import tone, write_video
@@ -253,3 +256,47 @@ def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path):
     assert load(path).training == Training("mini", ("dog",))
     path = write_model(tmp_path, source=3, trained_categories=[])
     assert load(path).training == Training(None, None)
+
+
+CONTROL = "\x1b[2J\x07\r\x9b\N{RIGHT-TO-LEFT OVERRIDE}\nnext line"
+ESCAPED = r"\x1b[2J\x07\r\x9b\u202e\nnext line"
+
+
+def test_names_cannot_control_the_terminal(localize, model, clip, tmp_path, capfd):
+    folder = videos(tmp_path / "videos", clip, f"a{CONTROL}.mp4")
+    (folder / f"b{CONTROL}.mp4").write_text("no video")
+    categories = (f"x|{CONTROL}", "y", "z")
+    localize.model = model._replace(
+        categories=categories, training=Training(f"s{CONTROL}", categories), model=f"m{CONTROL}"
+    )
+    with pytest.raises(SystemExit) as ended:
+        localize(folder, "--out", "out", "--threshold", "0")
+    out, err = capfd.readouterr()
+    for printed in (out, str(ended.value)):
+        assert not {c for c in printed if c != "\n" and not c.isprintable()}
+    for name in ("a", "b", "m", "s", "x|"):
+        assert f"{name}{ESCAPED}" in out
+    assert f"b{ESCAPED}.mp4: " in str(ended.value)
+    assert "\x07" not in err  # where the bar is
+    with pytest.raises(SystemExit):
+        localize(clip, "--format", f"x{CONTROL}")
+    with pytest.raises(SystemExit):
+        localize(clip, "--x\x1b[2J")
+    err = capfd.readouterr().err
+    assert r"--x\x1b[2J" in err
+    assert not {c for c in err if c != "\n" and not c.isprintable()}
+
+
+def test_text_of_digits_and_bars_stays_as_it_is_in_tables():
+    table = pd.DataFrame({"category": ["007", "1e3", "a|b", "nan"], "clips": [1, 2, 3, 4]})
+    rows = [line.split(" | ")[0].strip("| ") for line in markdown(table).splitlines()[2:]]
+    assert rows == ["007", "1e3", r"a\|b", "nan"]
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@sum", "\t=1", "\r=1"])
+def test_a_spreadsheet_computes_no_name(name):
+    text = spreadsheet(pd.DataFrame({"category": [name, "Türklingel"], "start": [-1.5, 0.0]}))
+    assert text.encode().startswith(b"\xef\xbb\xbf")
+    read = pd.read_csv(io.StringIO(text))
+    assert list(read["category"]) == ["'" + name.replace("\r", " "), "Türklingel"]
+    assert list(read["start"]) == [-1.5, 0.0]

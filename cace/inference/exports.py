@@ -19,6 +19,7 @@ from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
 from cace.system.files import write_atomically
+from cace.system.tables import markdown, spreadsheet
 
 DIGITS = 4  # after the point, in the files; seeds differ in the second
 ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "html": ".html"}
@@ -269,8 +270,8 @@ def to_table(events: list[TimedEvent]) -> pd.DataFrame:
 
 
 def to_csv(events: list[TimedEvent]) -> str:
-    """The table as CSV."""
-    return to_table(events).to_csv(index=False)
+    """The table as CSV for spreadsheets."""
+    return spreadsheet(to_table(events))
 
 
 def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> str:
@@ -331,8 +332,9 @@ def to_audacity(events: list[TimedEvent]) -> str:
 
 def shown(events: list[TimedEvent]) -> str:
     """The table for a terminal."""
-    table = to_table([event._replace(category=_one_line(event.category)) for event in events])
-    return table.to_markdown(index=False, disable_numparse=[2])
+    return markdown(
+        to_table([event._replace(category=_one_line(event.category)) for event in events])
+    )
 
 
 def _one_line(text: str) -> str:

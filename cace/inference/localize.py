@@ -33,7 +33,7 @@ from cace.media.decode import UnusableClipError
 from cace.media.store import as_stored
 from cace.media.video import Segment, decode_segments, probe
 from cace.system.device import choose_device
-from cace.system.errors import UserError, listed
+from cace.system.errors import UserError, printable
 from cace.system.files import expect_file, sha256
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
@@ -111,7 +111,7 @@ class EventLocalizer(NamedTuple):
             segments = decode_segments(path, fps=self.frames["fps"], **sizes, damaged=damaged)
             bar = tqdm(
                 segments,
-                desc=path.name,
+                desc=printable(path.name),
                 total=round(probed.seconds) if probed.seconds else None,
                 unit="s of video",
                 disable=None if show_progress else True,
@@ -125,8 +125,8 @@ class EventLocalizer(NamedTuple):
         remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
         if not windows:
             raise UserError(
-                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got {seconds:.2f}"
-                f"{listed(remarks)}"
+                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got "
+                + "; ".join([f"{seconds:.2f}", *remarks])
             )
         left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
         if seconds - length.sound >= 1:
