@@ -62,7 +62,7 @@ def video(path, seconds, fps=10):
 def plain(path, localizer, seconds, silent=()):
     """Windows at 0, 5, 10, ... and one that ends with the video, each on its own; their mean."""
     see, hear = visual_encoder("efficientnet_lite0", "imagenet"), audio_encoder("logmel", "none")
-    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print)
+    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print, remark=print)
     seen, heard = [], []
     for segment in islice(decoded, seconds):
         frames, sound = as_stored(segment.frames, segment.sound, FRAMES["jpeg_quality"])

@@ -10,7 +10,8 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from cace.conventions import SAMPLE_RATE
-from cace.media.decode import SCALING, UnusableClipError, decode_clip
+from cace.media.decode import SCALING, decode_clip
+from cace.media.tracks import UnusableClipError
 from tests.kinds import KINDS, Kind, at_rate
 from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 

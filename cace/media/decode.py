@@ -7,7 +7,6 @@ resampler makes float mono 3 dB too loud. docs/clips.md lists the result for eac
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8
 
 from cace.conventions import MIN_SECONDS, SAMPLE_RATE
+from cace.media.tracks import (
+    Levels,
+    Picture,
+    Sound,
+    UnusableClipError,
+    decode_tracks,
+    refusing_failures,
+)
 
 # A frame up to this late for k / fps counts as shown by then: at 29.97 fps it is up to 33 µs.
 SAME_TIME_SECONDS = 5e-5
@@ -26,15 +33,8 @@ CONTIGUOUS_SECONDS = 0.02
 
 # A longer gap between timestamps means a damaged file, not hours of one picture.
 LONGEST_GAP_SECONDS = 3600
-# Containers of video. Other formats of FFmpeg can lead it to other files and addresses.
-FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
-
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
-
-class UnusableClipError(Exception):
-    """A clip or video that cannot be used; the text is the reason that users read."""
 
 
 class Clip(NamedTuple):
@@ -44,21 +44,7 @@ class Clip(NamedTuple):
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
     picture_seconds: float  # how much of it the file contains; the rest repeats the nearest frame
     sound_seconds: float  # likewise; the rest is silence
-
-
-class Picture(NamedTuple):
-    """A decoded frame."""
-
-    frame: av.VideoFrame
-    at_seconds: float
-
-
-class Sound(NamedTuple):
-    """The samples of one frame of the sound track."""
-
-    samples: Float32[np.ndarray, " S"]  # mean over channels
-    at_seconds: float
-    rate: int
+    remarks: list[str]  # worth knowing, but harmless
 
 
 def decode_clip(
@@ -78,10 +64,15 @@ def decode_clip(
     """
     picker = FramePicker(fps, short_side, crop, most=seconds * fps)
     pieces: list[Sound] = []
-    try:
-        for item in decode_tracks(path, seconds, picture=backend == "pyav"):
+    remarks: list[str] = []
+    levels = Levels()
+    with refusing_failures():
+        for item in decode_tracks(
+            path, seconds, picture=backend == "pyav", damaged=_refuse, remark=remarks.append
+        ):
             if isinstance(item, Sound):
                 pieces.append(item)
+                levels.add(item)
             else:
                 picker.add(item)
         if backend == "decord":
@@ -90,89 +81,16 @@ def decode_clip(
             )
         else:
             frames, begin, end = picker.finish()
-    except av.error.FFmpegError as error:
-        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
+        sound, sound_seconds = _join(pieces, seconds)
     picture_seconds = max(0.0, min(end, seconds) - max(begin, 0.0))
-    sound, sound_seconds = _join(pieces, seconds)
     for what, there in (("picture", picture_seconds), ("sound", sound_seconds)):
         if there < min_seconds:
             raise UnusableClipError(f"{there:.2f} s of {what}, expected at least {min_seconds:g} s")
-    return Clip(frames, sound, picture_seconds, sound_seconds)
-
-
-def _frames(
-    packet: av.Packet, damaged: Callable[[str], None]
-) -> Sequence[av.AudioFrame | av.VideoFrame]:
-    try:
-        return packet.decode()
-    except av.error.FFmpegError:
-        damaged(f"{'picture' if packet.stream.type == 'video' else 'sound'} data")
-        return []
+    return Clip(frames, sound, picture_seconds, sound_seconds, [*remarks, *levels.remarks()])
 
 
 def _refuse(what: str) -> None:
     raise UnusableClipError(f"damaged {what}")
-
-
-def _tracks(
-    container: av.container.InputContainer,
-) -> tuple[av.VideoStream, av.AudioStream]:
-    video, audio = container.streams.best("video"), container.streams.best("audio")
-    if not isinstance(video, av.VideoStream):
-        raise UnusableClipError("no picture track")
-    if not isinstance(audio, av.AudioStream):
-        raise UnusableClipError("no sound track")
-    return video, audio
-
-
-def decode_tracks(
-    path: Path,
-    seconds: int = sys.maxsize,
-    *,
-    picture: bool = True,
-    sound: bool = True,
-    damaged: Callable[[str], None] = _refuse,
-) -> Iterator[Picture | Sound]:
-    """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
-    with av.open(str(path), options=FORMATS) as container:
-        video, audio = _tracks(container)
-        # One thread per clip: processes scale, and a second thread never made a clip cheaper.
-        video.thread_type = "NONE"
-        video.codec_context.thread_count = 1
-        start = (container.start_time or 0) / av.time_base
-        time_zero = {audio.index: start, video.index: start}
-        if container.format.name == "avi":
-            # AVI stores no times: FFmpeg's are late by the frames that wait for B-frames. The
-            # first frame is the start.
-            del time_zero[video.index]
-        streams = [*([video] if picture else []), *([audio] if sound else [])]
-        unfinished = {stream.index for stream in streams}
-        for packet in container.demux(streams):
-            for frame in _frames(packet, damaged):
-                if not isinstance(frame, av.AudioFrame | av.VideoFrame) or frame.time is None:
-                    continue
-                at = frame.time - time_zero.setdefault(packet.stream.index, frame.time)
-                if at > seconds:
-                    unfinished.discard(packet.stream.index)
-                elif isinstance(frame, av.AudioFrame):
-                    yield _to_mono(frame, at)
-                elif frame.is_corrupt:
-                    damaged("picture data")
-                else:
-                    yield Picture(frame, at)
-            if not unfinished:  # the rest of a long video is not needed
-                return
-
-
-def _to_mono(frame: av.AudioFrame, start_seconds: float) -> Sound:
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype.kind in "iu":
-        limits = np.iinfo(samples.dtype.name)
-        middle = (limits.max + limits.min + 1) // 2  # unsigned samples of silence are in the middle
-        samples = (samples.astype(np.float32) - middle) / (limits.max - middle + 1)
-    return Sound(samples.mean(axis=0, dtype=np.float32), start_seconds, frame.sample_rate)
 
 
 class FramePicker:
