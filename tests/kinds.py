@@ -156,7 +156,9 @@ def leading_elsewhere(path: Path) -> None:
 def rotated(degrees: int) -> Kind:
     """A picture that a player turns."""
     make = video(rotation=degrees)
-    return Kind("rotated by its display matrix", f"turned-{degrees}.mp4", make, turned=degrees)
+    return Kind(
+        "rotated or mirrored by its display matrix", f"turned-{degrees}.mp4", make, turned=degrees
+    )
 
 
 def with_codecs(file: str, picture: str, sound: str, slow: bool = False, **options) -> Kind:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import soxr
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8
 
@@ -93,6 +94,33 @@ def _refuse(what: str) -> None:
     raise UnusableClipError(f"damaged {what}")
 
 
+class Orientation(NamedTuple):
+    """How a player turns and mirrors a picture: rows become columns first, then it is flipped."""
+
+    transposed: bool
+    mirrored: bool  # left and right
+    upside_down: bool
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """An image [H, W, ...] as a player shows it."""
+        if self.transposed:
+            image = image.swapaxes(0, 1)
+        image = image[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+        return np.ascontiguousarray(image)
+
+
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """The multiple of 90 degrees, and the mirroring, nearest to a frame's display matrix."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return Orientation(False, False, False)
+    # x' = a x + c y, y' = b x + d y, with y downwards
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
+
+
 class FramePicker:
     """Chooses for each time k / fps the last frame shown by then; scales only those frames."""
 
@@ -158,13 +186,12 @@ class FramePicker:
             self.chosen.append(image)
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = round(frame.rotation / 90) % 4
         width, height = scaled_size(frame.width, frame.height, self.short_side)
         # Planes of green, blue and red: the same values as rgb24 in two thirds of the time.
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
         ).to_ndarray()
-        return _crop(np.rot90(image, turns), self.crop)
+        return orientation(frame).apply(_crop(image, self.crop))
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -176,7 +203,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def _crop(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+    return image[top : top + size, left : left + size]
 
 
 def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
@@ -225,11 +252,18 @@ def _decode_with_decord(
         images = reader.get_batch(unique).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
         raise UnusableClipError("decord cannot decode it") from error
+    # Decord turns by the angle of the display matrix, which tells nothing of a mirroring: turned
+    # back first, they are treated as those of the other backend.
+    ignored: list[str] = []
+    tracks = decode_tracks(path, sound=False, damaged=ignored.append, remark=ignored.append)
+    first = next(item.frame for item in tracks if isinstance(item, Picture))
+    turned = round(first.rotation / 90) % 4
     reformatter = VideoReformatter()
-    size = scaled_size(images.shape[2], images.shape[1], short_side)
+    size = scaled_size(first.width, first.height, short_side)
     scaled = []
     for image in images:
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        stored = np.ascontiguousarray(np.rot90(image, -turned))
+        frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
         small = reformatter.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
-        scaled.append(_crop(small.to_ndarray(), crop))
+        scaled.append(orientation(first).apply(_crop(small.to_ndarray(), crop)))
     return np.stack(scaled)[back], 0.0, float(stamps[-1, 1] - start)

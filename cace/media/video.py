@@ -15,7 +15,13 @@ import soxr
 from jaxtyping import Float32, UInt8
 
 from cace.conventions import SAMPLE_RATE
-from cace.media.decode import CONTIGUOUS_SECONDS, LONGEST_GAP_SECONDS, FramePicker, scaled_size
+from cace.media.decode import (
+    CONTIGUOUS_SECONDS,
+    LONGEST_GAP_SECONDS,
+    FramePicker,
+    orientation,
+    scaled_size,
+)
 from cace.media.tracks import (
     Levels,
     Picture,
@@ -66,7 +72,7 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
         raise UnusableClipError("no frame in the picture track")
     frame = first.frame
     width, height = scaled_size(frame.width, frame.height, short_side)
-    if round(frame.rotation / 90) % 2:
+    if orientation(frame).transposed:
         width, height = height, width
     share = crop / width, crop / height
     return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share))
