@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from cace.media.decode import decode_clip
+from cace.media.decode import decode_clip, orientation
 from cace.media.video import decode_segments, probe
 from tests.videos import read_counter, tone, write_video
 
@@ -64,6 +64,24 @@ def test_a_long_video_is_turned_like_a_clip(second, tmp_path, turn):
     found = []
     decoded = decode_segments(path, fps=2, **SCALED, damaged=found.append, remark=found.append)
     assert np.array_equal(next(decoded).frames, decode(path).frames)
-    left, top, width, height = probe(path, **SCALED).view
+    _, _, width, height = probe(path, **SCALED).view
     assert (width < height) != bool(TURNS[turn][0][1])  # 128 x 96, unless it is transposed
     assert found == []
+
+
+class UnreadableSideData:
+    """A frame with side data that PyAV has no name for, such as those of Apple's spatial video."""
+
+    def __init__(self, rotation):
+        self.rotation = rotation
+
+    @property
+    def side_data(self):
+        raise ValueError("31 is not a valid Type")
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_picture_is_turned_even_where_its_matrix_cannot_be_read(turns):
+    image = np.arange(6).reshape(2, 3)
+    turned = orientation(UnreadableSideData(90 * turns)).apply(image)
+    assert np.array_equal(turned, np.rot90(image, turns))

@@ -111,9 +111,13 @@ class Orientation(NamedTuple):
 
 def orientation(frame: av.VideoFrame) -> Orientation:
     """The multiple of 90 degrees, and the mirroring, nearest to a frame's display matrix."""
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if matrix is None:
+    try:
+        matrix = next(side for side in frame.side_data if side.type is SideDataType.DISPLAYMATRIX)
+    except StopIteration:
         return Orientation(False, False, False)
+    except ValueError:  # PyAV reads no side data beside some kind that it does not know
+        turns = round(frame.rotation / 90) % 4  # counterclockwise
+        return Orientation(turns % 2 == 1, turns in (2, 3), turns in (1, 2))
     # x' = a x + c y, y' = b x + d y, with y downwards
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
