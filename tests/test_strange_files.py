@@ -1,13 +1,17 @@
 """Files that other software, or damage, leaves: read as a player reads them, or refused by name."""
 
+import io
 import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from cace.media.decode import decode_clip, orientation
+from cace.media.decode import decode_clip
 from cace.media.video import decode_segments, probe
-from tests.videos import read_counter, tone, write_video
+from tests.videos import draw_counter, read_counter, tone, write_video
 
 SCALED = {"short_side": 96, "crop": 95}  # an odd margin: the crop is not symmetric
 
@@ -69,19 +73,23 @@ def test_a_long_video_is_turned_like_a_clip(second, tmp_path, turn):
     assert found == []
 
 
-class UnreadableSideData:
-    """A frame with side data that PyAV has no name for, such as those of Apple's spatial video."""
-
-    def __init__(self, rotation):
-        self.rotation = rotation
-
-    @property
-    def side_data(self):
-        raise ValueError("31 is not a valid Type")
-
-
-@pytest.mark.parametrize("turns", range(4))
-def test_a_picture_is_turned_even_where_its_matrix_cannot_be_read(turns):
-    image = np.arange(6).reshape(2, 3)
-    turned = orientation(UnreadableSideData(90 * turns)).apply(image)
-    assert np.array_equal(turned, np.rot90(image, turns))
+@pytest.mark.parametrize(("orientation", "quarters"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_a_picture_is_turned_even_beside_side_data_that_pyav_cannot_read(
+    tmp_path, orientation, quarters
+):
+    # A JPEG with an Exif tag; the MV-HEVC of phones has other such data.
+    picture, jpeg, tag = draw_counter(9, 128, 96), io.BytesIO(), Image.Exif()
+    tag[0x0112] = orientation
+    Image.fromarray(picture).save(jpeg, "JPEG", exif=tag)
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        video = container.add_stream("mjpeg", rate=1)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuvj420p"
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.full((1, 8000), 99, np.int16), "s16", "mono")
+        sound.sample_rate = 8000
+        packet = av.Packet(jpeg.getvalue())
+        packet.stream, packet.time_base = video, Fraction(1)
+        packet.pts = packet.dts = 0
+        container.mux([*audio.encode(sound), packet])
+    (frame, _) = decode(tmp_path / "a.mov").frames
+    assert read_counter(np.rot90(frame, -quarters), 128, 96) == 9

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 import soxr
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8
 
@@ -112,14 +111,14 @@ class Orientation(NamedTuple):
 def orientation(frame: av.VideoFrame) -> Orientation:
     """The multiple of 90 degrees, and the mirroring, nearest to a frame's display matrix."""
     try:
-        matrix = next(side for side in frame.side_data if side.type is SideDataType.DISPLAYMATRIX)
-    except StopIteration:
+        matrix = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]
+    except KeyError:
         return Orientation(False, False, False)
     except ValueError:  # PyAV reads no side data beside some kind that it does not know
         turns = round(frame.rotation / 90) % 4  # counterclockwise
         return Orientation(turns % 2 == 1, turns in (2, 3), turns in (1, 2))
     # x' = a x + c y, y' = b x + d y, with y downwards
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)
