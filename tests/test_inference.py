@@ -100,6 +100,12 @@ def test_a_second_is_the_mean_of_the_windows_that_hold_it(model, tmp_path, secon
     assert timeline.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(seconds), abs=1e-3)
 
 
+def test_a_timeline_remarks_on_sound_that_is_lost(model, tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=20, fps=10, sound=tone(2) * [[1], [-1]])
+    timeline = cace.load(model / "seed-0/best.pt").localize(path)
+    assert any("channels of the sound cancel" in remark for remark in timeline.remarks)
+
+
 def test_a_method_that_decides_each_segment_is_localized_alike(model, tmp_path):
     path = video(tmp_path / "a.mp4", 12)
     timeline = cace.load(model / "avel.pt", encoder=None).localize(path)

@@ -246,7 +246,8 @@ def _decode_with_decord(
             "decode.backend: decord is not installed; run `pip install 'cace[decord]'` or set pyav"
         ) from error
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        # An absolute path, because FFmpeg would take `12:30.mp4` for an address.
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
         stamps = reader.get_frame_timestamp(np.arange(len(reader)))
         start = stamps[0, 0]
         chosen = np.searchsorted(stamps[:, 0] - start, times + SAME_TIME_SECONDS, "right") - 1

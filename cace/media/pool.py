@@ -29,7 +29,7 @@ from cace.media.store import (
     write_index,
     write_shard,
 )
-from cace.media.tracks import UnusableClipError, read_facts
+from cace.media.tracks import UnusableClipError, read_facts, refusing_failures
 from cace.system.cluster import on_cluster
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, publish, sha256, write_json
@@ -95,7 +95,7 @@ def decode_media(
         noted = index[index["remarks"] != ""]
         if len(noted):
             remarks = listed([f"{row.id}: {row.remarks}" for row in noted.itertuples()])
-            print(f"decode: remarks on {len(noted)} clips:{remarks}")
+            print(f"decode: remarks on {len(noted)} of {len(index)} clips:{remarks}")
         counts = {
             "clips": len(index),
             "used": len(index) - len(bad),
@@ -219,14 +219,15 @@ def judge_clip(path: Path | None, jpeg_quality: int, **options: Any) -> Verdict:
         return Verdict(None, "no such file")
     facts = Facts()
     try:
-        facts = read_facts(path)
-        clip = decode_clip(path, seconds=SEGMENTS, **options)
+        with refusing_failures():
+            facts = read_facts(path)
+            clip = decode_clip(path, seconds=SEGMENTS, **options)
+            compressed = CompressedClip(
+                [to_jpeg(frame, jpeg_quality) for frame in clip.frames],
+                to_int16(clip.sound),
+                clip.picture_seconds,
+                clip.sound_seconds,
+            )
     except UnusableClipError as error:
         return Verdict(None, str(error), facts=facts)
-    compressed = CompressedClip(
-        [to_jpeg(frame, jpeg_quality) for frame in clip.frames],
-        to_int16(clip.sound),
-        clip.picture_seconds,
-        clip.sound_seconds,
-    )
     return Verdict(compressed, "", clip.remarks, facts)

@@ -89,15 +89,17 @@ def open_file(path: Path) -> InputContainer:
 def read_facts(path: Path) -> Facts:
     """What a file declares.
 
-    Raises: UnusableClipError with the reason, if it cannot be opened.
+    Raises: FFmpegError if it cannot be opened.
     """
-    with refusing_failures(), open_file(path) as container:
+    with open_file(path) as container:
         video, audio = _best(container, "video"), _best(container, "audio")
         rate = video.average_rate if isinstance(video, av.VideoStream) else None
         return Facts(
             f"{(container.duration or 0) / av.time_base:.1f} s",
             f"{float(rate):.5g}" if rate else "",
-            f"{video.width}x{video.height}" if isinstance(video, av.VideoStream) else "none",
+            (f"{video.width}x{video.height}" if video.width else "unknown")
+            if isinstance(video, av.VideoStream)
+            else "none",
             f"{audio.rate} Hz, {audio.layout.name}"
             if isinstance(audio, av.AudioStream)
             else "none",
@@ -259,7 +261,9 @@ class Levels:
         found = []
         audible = self.unrelated_power > SILENT_BELOW**2 * self.samples
         if audible and self.power < CANCELLED_SHARE * self.unrelated_power:
-            found.append("the channels of the sound cancel each other: their mean is used")
+            found.append(
+                "the channels of the sound cancel each other: little is left of their mean"
+            )
         elif self.peak < SILENT_BELOW:
             found.append("the sound is digitally silent")
         if self.wrong_samples:
