@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from cace.cli import main
+from cace.data.sources.folder import clip_files
+from cace.inference.exports import videos
 from cace.media.decode import decode_clip
 from cace.media.pool import judge_clip
 from cace.media.tracks import UnusableClipError
@@ -310,6 +312,25 @@ def test_damaged_samples_are_silent_and_remarked_on(tmp_path):
     # Away from the three places, where the resampler rings, nothing is changed.
     assert clip.sound[8_000:10_000] == pytest.approx(0.5, abs=0.001)
     assert clip.sound[30_000 * 2 // 3] == pytest.approx(0.25, abs=0.15)
+
+
+def test_a_hole_in_the_picture_is_remarked_on(tmp_path):
+    times = [number / 25 + 0.8 * (number >= 10) for number in range(25)]
+    path = write_video(tmp_path / "a.mkv", frames=25, times=times, sound=tone(2))
+    remarks = ["0.8 s within the picture have no frame: the last is repeated"]
+    assert decode(path, seconds=2).remarks == remarks
+    assert read_all(path)[1:] == ([], remarks)
+
+
+def test_the_same_names_count_as_video_everywhere(tmp_path):
+    (tmp_path / "AVE").mkdir()
+    for ending in ("mp4", "MOV", "vob", "qt", "3g2", "f4v", "mxf", "dv", "txt", "wav"):
+        (tmp_path / f"AVE/a.{ending}").touch()
+    found = videos([tmp_path])
+    assert found == clip_files(tmp_path)
+    assert {path.suffix for path in found} == {
+        *(".mp4", ".MOV", ".vob", ".qt", ".3g2", ".f4v", ".mxf", ".dv")
+    }
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cace.conventions import VIDEO_ENDINGS
 from cace.data.annotations import Line, read_lines
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
@@ -20,10 +21,6 @@ from cace.system.files import write_atomically
 DIGITS = 4  # after the point, in the files; seeds differ in the second
 ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "html": ".html"}
 MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".flv", ".3gp", ".ogv"),
-}
 
 
 def videos(paths: Sequence[Path]) -> list[Path]:
@@ -40,7 +37,7 @@ def videos(paths: Sequence[Path]) -> list[Path]:
             inside = sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in VIDEO_SUFFIXES
+                if file.suffix.lower() in VIDEO_ENDINGS
                 and file.is_file()
                 and not file.name.startswith("._")  # macOS writes these beside files
             )

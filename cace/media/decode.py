@@ -33,6 +33,9 @@ CONTIGUOUS_SECONDS = 0.02
 
 # A longer gap between timestamps means a damaged file, not hours of one picture.
 LONGEST_GAP_SECONDS = 3600
+# A time without frames that is longer than this is worth a remark.
+HOLE_SECONDS = 0.5
+
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -86,7 +89,8 @@ def decode_clip(
     for what, there in (("picture", picture_seconds), ("sound", sound_seconds)):
         if there < min_seconds:
             raise UnusableClipError(f"{there:.2f} s of {what}, expected at least {min_seconds:g} s")
-    return Clip(frames, sound, picture_seconds, sound_seconds, [*remarks, *levels.remarks()])
+    remarks += [*picker.remarks(), *levels.remarks()]
+    return Clip(frames, sound, picture_seconds, sound_seconds, remarks)
 
 
 def _refuse(what: str) -> None:
@@ -134,6 +138,7 @@ class FramePicker:
         self.shown: Picture | None = None
         self.begin = 0.0
         self.longest = 0.0
+        self.holes: list[float] = []  # seconds that no frame is declared to last
         self.reformatter = VideoReformatter()
 
     def add(self, picture: Picture) -> None:
@@ -142,8 +147,18 @@ class FramePicker:
             self.begin = picture.at_seconds
         else:
             self._choose_until(picture.at_seconds)
-            self.longest = max(self.longest, picture.at_seconds - self.shown.at_seconds)
+            until_next = picture.at_seconds - self.shown.at_seconds
+            self.longest = max(self.longest, until_next)
+            lasts = _declared_seconds(self.shown.frame)
+            if lasts and until_next - lasts > HOLE_SECONDS:
+                self.holes.append(until_next - lasts)
         self.shown = picture
+
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the frames so far."""
+        if not self.holes:
+            return []
+        return [f"{sum(self.holes):.1f} s within the picture have no frame: the last is repeated"]
 
     def finish(self) -> tuple[np.ndarray, float, float]:
         """All frames, the last one repeated; and the seconds where the picture begins and ends."""
@@ -167,9 +182,7 @@ class FramePicker:
         The last frame lasts as long as its duration; without one, as long as the longest other.
         """
         assert self.shown is not None
-        last = self.shown.frame
-        base = last.time_base
-        lasts = float(last.duration * base) if last.duration and base else self.longest
+        lasts = _declared_seconds(self.shown.frame) or self.longest
         return self.shown.at_seconds + (lasts if lasts < LONGEST_GAP_SECONDS else self.longest)
 
     def pop(self, count: int) -> np.ndarray:
@@ -195,6 +208,11 @@ class FramePicker:
             frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
         ).to_ndarray()
         return orientation(frame).apply(_crop(image, self.crop))
+
+
+def _declared_seconds(frame: av.VideoFrame) -> float:
+    """How long a frame is to be shown; 0 if the file does not tell."""
+    return float(frame.duration * frame.time_base) if frame.time_base else 0.0
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ CANCELLED_SHARE = 0.1
 
 OPTIONS = {
     # Containers of video. Other formats of FFmpeg can lead it to other files and addresses.
-    "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf",
+    "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,dv",
     "max_pixels": str(MOST_PIXELS),  # FFmpeg decodes a first picture while it opens a file
 }
 
@@ -79,17 +79,22 @@ def refusing_failures() -> Iterator[None]:
 def open_file(path: Path) -> InputContainer:
     """Opens a video file.
 
-    Raises: FFmpegError if it is none.
+    Raises: FFmpegError if it is none; UnusableClipError if it is of a format that is not read.
     """
-    # `file:` because FFmpeg would take a name such as `12:30 holiday.mp4` for an address. Titles in
-    # another encoding than UTF-8 are nothing to fail for.
-    return av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace")
+    try:
+        # `file:` because FFmpeg would take a name such as `12:30 holiday.mp4` for an address.
+        # Titles in another encoding than UTF-8 are nothing to fail for.
+        return av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace")
+    except av.error.ArgumentError as error:  # what FFmpeg answers to a format not in OPTIONS
+        raise UnusableClipError(
+            "not decodable: not in a format for video with sound; docs/clips.md lists them"
+        ) from error
 
 
 def read_facts(path: Path) -> Facts:
     """What a file declares.
 
-    Raises: FFmpegError if it cannot be opened.
+    Raises: FFmpegError or UnusableClipError if it cannot be opened.
     """
     with open_file(path) as container:
         video, audio = _best(container, "video"), _best(container, "audio")

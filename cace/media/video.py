@@ -127,6 +127,8 @@ def _pictures(
             yield picker.pop(fps), 1.0
     if picker.shown is None:
         raise UnusableClipError("no frame in the picture track")
+    for text in picker.remarks():
+        remark(text)
     end = picker.end()
     while True:
         second = picker.popped // fps
