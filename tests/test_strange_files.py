@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from cace.media.decode import decode_clip
 from cace.media.pool import judge_clip
 from cace.media.tracks import UnusableClipError
 from cace.media.video import decode_segments, probe
+from tests.damage import write_damaged
 from tests.videos import draw_counter, read_counter, tone, write_video
 
 SCALED = {"short_side": 96, "crop": 95}  # an odd margin: the crop is not symmetric
@@ -377,3 +379,18 @@ def test_check_names_what_is_lost_and_what_cannot_be_decoded(second, tmp_path, m
     said = f"{capsys.readouterr().out}{caught.value}"
     assert "locked: no decoder for the picture track" in said
     assert "still: the sound is digitally silent" in said
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_files_are_each_used_or_refused_with_a_reason(tmp_path):
+    (tmp_path / "AVE").mkdir()
+    names = write_damaged(tmp_path / "AVE", 1000)
+    rows = "".join(f"Bark&{Path(name).stem}&good&0&5\n" for name in names)
+    (tmp_path / "Annotations.txt").write_text(rows)
+    with pytest.raises(SystemExit, match="problems"):
+        main(["check", str(tmp_path), "--csv", str(tmp_path / "clips.csv")])
+    clips = pd.read_csv(tmp_path / "clips.csv", dtype={"id": str}, keep_default_na=False)
+    assert clips["id"].tolist() == [Path(name).stem for name in names]
+    assert (clips["usable"] == (clips["reason"] == "")).all()
+    assert 100 < clips["usable"].sum() < 900
+    assert not clips["reason"].str.contains("crashed|not decoded within").any()
