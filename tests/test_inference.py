@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cace
+from cace.cli import main
 from cace.encoders.audio import audio_encoder
 from cace.encoders.card import card_of
 from cace.encoders.checkpoint import save_encoder
@@ -20,6 +21,7 @@ from cace.media.store import as_stored
 from cace.media.video import decode_segments
 from cace.system.errors import UserError
 from tests import fill
+from tests.damage import write_damaged
 from tests.models import CATEGORIES, FRAMES, write_model
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
 
@@ -37,7 +39,7 @@ def video(path, seconds, fps=10):
 def plain(path, localizer, seconds, silent=()):
     """Windows at 0, 5, 10, ... and one that ends with the video, each on its own; their mean."""
     see, hear = visual_encoder("efficientnet_lite0", "imagenet"), audio_encoder("logmel", "none")
-    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print)
+    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print, remark=print)
     seen, heard = [], []
     for segment in islice(decoded, seconds):
         frames, sound = as_stored(segment.frames, segment.sound, FRAMES["jpeg_quality"])
@@ -73,6 +75,23 @@ def test_a_second_is_the_mean_of_the_windows_that_hold_it(model, tmp_path, secon
     assert np.ptp(timeline.decision.relevance) > 0.005
     assert timeline.attention.shape == (seconds, 2, 2)
     assert timeline.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(seconds), abs=1e-3)
+
+
+def test_a_timeline_remarks_on_sound_that_is_lost(model, tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=20, fps=10, sound=tone(2) * [[1], [-1]])
+    timeline = cace.load(model / "seed-0/best.pt").localize(path)
+    assert any("channels of the sound cancel" in remark for remark in timeline.remarks)
+
+
+@pytest.mark.slow
+def test_forty_damaged_files_are_each_localized_or_refused_with_a_reason(model, tmp_path, capsys):
+    names = write_damaged(tmp_path, 40)
+    with pytest.raises(SystemExit) as caught:
+        main(["localize", str(tmp_path), "--model", str(model / "seed-0/best.pt")])
+    said = f"{capsys.readouterr().out}{caught.value}"
+    for name in names:
+        assert f"{name} (" in said or f"{name}: failed" in said
+    assert "of 40 videos failed" in said
 
 
 def test_a_method_that_decides_each_segment_is_localized_alike(model, tmp_path):

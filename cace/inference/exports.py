@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cace import __version__
+from cace.conventions import VIDEO_ENDINGS
 from cace.data.annotations import Line, read_lines
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
@@ -26,10 +27,6 @@ ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "h
 RECORD = ".cace-localize.jsonl"  # in the folder: what was written with which inputs
 MOST_NAME_BYTES = 255  # of a file's name on most file systems; some allow less
 MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".flv", ".3gp", ".ogv"),
-}
 
 
 def videos(paths: Sequence[Path]) -> list[Path]:
@@ -50,7 +47,7 @@ def videos(paths: Sequence[Path]) -> list[Path]:
             inside = sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in VIDEO_SUFFIXES
+                if file.suffix.lower() in VIDEO_ENDINGS
                 and file.is_file()
                 and not file.name.startswith("._")  # macOS writes these beside files
             )

@@ -29,8 +29,8 @@ from cace.extraction.encode import Decoded, Encoding
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
-from cace.media.decode import UnusableClipError
 from cace.media.store import as_stored
+from cace.media.tracks import UnusableClipError
 from cace.media.video import Segment, decode_segments, probe
 from cace.system.device import choose_device
 from cace.system.errors import UserError, printable
@@ -102,13 +102,16 @@ class EventLocalizer(NamedTuple):
             )
         sizes = {name: self.frames[name] for name in ("short_side", "crop")}
         damages: dict[str, int] = {}
+        noted: list[str] = []
 
         def damaged(what: str) -> None:
             damages[what] = damages.get(what, 0) + 1
 
         try:
             probed = probe(path, **sizes)
-            segments = decode_segments(path, fps=self.frames["fps"], **sizes, damaged=damaged)
+            segments = decode_segments(
+                path, fps=self.frames["fps"], **sizes, damaged=damaged, remark=noted.append
+            )
             bar = tqdm(
                 segments,
                 desc=printable(path.name),
@@ -123,6 +126,7 @@ class EventLocalizer(NamedTuple):
             raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
         seconds = length.seconds
         remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
+        remarks += noted
         if not windows:
             raise UserError(
                 f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got "

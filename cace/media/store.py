@@ -1,9 +1,10 @@
 """The decoded store: JPEG frames and 16-bit sound of every clip, in HDF5 shards.
 
 A shard `shard-00012.h5` contains some clips: `id`, `frame` (JPEG bytes of all frames, one after
-the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, and how
-many seconds of picture and sound the file really had. `clips.csv` lists all clips, also the
-unusable ones with their reason; `store.json` records how the store was made.
+the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, `remarks`,
+how many seconds of picture and sound the file really had, and what it declares (`facts`).
+`clips.csv` lists all clips with all of this, also the unusable ones; `store.json` records how the
+store was made.
 """
 
 import io
@@ -34,6 +35,24 @@ class CompressedClip(NamedTuple):
     sound: Int16[np.ndarray, " S"]
     picture_seconds: float
     sound_seconds: float
+
+
+class Facts(NamedTuple):
+    """What a video file declares, as text; empty if it declares nothing, or cannot be opened."""
+
+    duration: str = ""
+    frames_a_second: str = ""
+    size: str = ""
+    sound: str = ""
+
+
+class Verdict(NamedTuple):
+    """Whether a clip can be used, and what was found in its file."""
+
+    clip: CompressedClip | None  # None: it is refused
+    reason: str = ""  # why
+    remarks: Sequence[str] = ()  # worth knowing, but harmless
+    facts: Facts = Facts()
 
 
 def to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
@@ -69,24 +88,22 @@ def as_stored(
 
 
 def write_shard(
-    path: Path, ids: Sequence[str], clips: Sequence[CompressedClip | str], frame_count: int
+    path: Path, ids: Sequence[str], verdicts: Sequence[Verdict], frame_count: int
 ) -> None:
     """Writes a shard completely or not at all.
 
-    clips: in the order of `ids`; for a refused clip the reason.
+    verdicts: in the order of `ids`.
     frame_count: frames of a clip.
     """
     jpegs: list[bytes] = []
     offsets = np.zeros((len(ids), frame_count + 1), np.int64)
     sound = np.zeros((len(ids), SEGMENTS * SAMPLE_RATE), np.int16)
-    reasons, seconds = [], np.zeros((len(ids), 2))
+    seconds = np.zeros((len(ids), 2))
     written = 0
-    for row, clip in enumerate(clips):
+    for row, (clip, *_) in enumerate(verdicts):
         offsets[row] = written
-        if isinstance(clip, str):
-            reasons.append(clip)
+        if clip is None:
             continue
-        reasons.append("")
         offsets[row, 1:] += np.cumsum([len(jpeg) for jpeg in clip.jpegs])
         written = offsets[row, -1]
         jpegs += clip.jpegs
@@ -97,8 +114,11 @@ def write_shard(
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["id"] = list(ids)
-        file["usable"] = [not reason for reason in reasons]
-        file["reason"] = reasons
+        file["usable"] = [verdict.clip is not None for verdict in verdicts]
+        file["reason"] = [verdict.reason for verdict in verdicts]
+        file["remarks"] = ["; ".join(verdict.remarks) for verdict in verdicts]
+        for name in Facts._fields:
+            file[f"facts/{name}"] = [getattr(verdict.facts, name) for verdict in verdicts]
         file["picture_seconds"], file["sound_seconds"] = seconds.T
         file["frame"] = np.frombuffer(b"".join(jpegs), np.uint8)
         file["frame_offset"] = offsets
@@ -133,6 +153,8 @@ def _shard_index(path: Path) -> pd.DataFrame:
                 "reason": file["reason"].asstr()[:],
                 "picture_seconds": picture.round(3),
                 "sound_seconds": sound.round(3),
+                "remarks": file["remarks"].asstr()[:],
+                **{name: file[f"facts/{name}"].asstr()[:] for name in Facts._fields},
             }
         )
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import av
 import pandas as pd
 
 from cace.conventions import SPLITS
 from cace.data.annotations import Annotations, read_annotations
 from cace.data.sources.folder import clip_files, differences, find_clips, index_of, label_files
-from cace.media.decode import FORMATS
 from cace.media.pool import MediaFile, decode_clips
 
 # Enough to find all damage: every frame is decoded, few are stored.
@@ -55,8 +53,7 @@ def check_folder(
             deadline_seconds=deadline_seconds,
             workers=workers,
         )
-    facts = pd.DataFrame(_facts(path) for _, path in files)
-    clips = pd.concat([decoded.drop(columns=["shard", "row"]), facts], axis=1)
+    clips = decoded.drop(columns=["shard", "row"])
     refused = clips[~clips["usable"]]
     problems = [f"{row.id}: {row.reason}" for row in refused.itertuples()]
     if index["id"].isin(list(found)).any():
@@ -68,41 +65,14 @@ def check_folder(
         f"{row.sound_seconds:.2f} s of sound"
         for row in padded.itertuples()
     ]
+    noted = clips[clips["remarks"] != ""]
+    remarks += [f"{row.id}: {row.remarks}" for row in noted.itertuples()]
     remarks += [
         f"{path.name}: not annotated, ignored"
         for path in clip_files(folder)
         if path not in found.values()
     ]
     return Checked(clips, _summary(annotations, clips), problems, remarks)
-
-
-class Facts(NamedTuple):
-    """What a file declares about itself, as text; empty if it declares nothing."""
-
-    duration: str = ""
-    frames_a_second: str = ""
-    size: str = ""
-    sound: str = ""
-
-
-def _facts(path: Path | None) -> Facts:
-    if path is None:
-        return Facts()
-    try:
-        with av.open(str(path), options=FORMATS) as container:
-            video, audio = container.streams.best("video"), container.streams.best("audio")
-            seconds = (container.duration or 0) / av.time_base
-            rate = getattr(video, "average_rate", None)
-            return Facts(
-                f"{seconds:.1f} s",
-                f"{float(rate):.5g}" if rate else "",
-                f"{video.width}x{video.height}" if isinstance(video, av.VideoStream) else "none",
-                f"{audio.rate} Hz, {audio.layout.name}"
-                if isinstance(audio, av.AudioStream)
-                else "none",
-            )
-    except av.error.FFmpegError:
-        return Facts()
 
 
 def _summary(annotations: Annotations, clips: pd.DataFrame) -> pd.DataFrame:

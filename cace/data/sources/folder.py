@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cace.conventions import SPLITS
+from cace.conventions import SPLITS, VIDEO_ENDINGS
 from cace.data.annotations import Annotations
 from cace.paths import INDEX
 from cace.system.errors import UserError, listed
@@ -15,7 +15,6 @@ from cace.system.files import expect_file, sha256, temporary_beside
 from cace.system.workers import progress
 
 INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
-CONTAINERS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
 def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
@@ -26,12 +25,12 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
     files = {(path.stem, path.suffix.lower()): path for path in clip_files(folder)}
     found = {}
     for id_ in annotations.ids:
-        if ending := next((e for e in CONTAINERS if (id_, e) in files), None):
+        if ending := next((e for e in VIDEO_ENDINGS if (id_, e) in files), None):
             found[id_] = files[id_, ending]
     if not found:
         raise UserError(
             f"{folder / 'AVE'}: expected the annotated clips as <id>.mp4 (or "
-            f"{', '.join(CONTAINERS[1:])}), got none of {len(annotations.ids)}"
+            f"{', '.join(VIDEO_ENDINGS[1:5])}, ...), got none of {len(annotations.ids)}"
         )
     return found
 
@@ -39,7 +38,7 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
 def clip_files(folder: Path) -> list[Path]:
     """All files under `folder/AVE` that may be clips, annotated or not."""
     everything = sorted((folder / "AVE").iterdir()) if (folder / "AVE").is_dir() else []
-    return [path for path in everything if path.suffix.lower() in CONTAINERS and path.is_file()]
+    return [path for path in everything if path.suffix.lower() in VIDEO_ENDINGS and path.is_file()]
 
 
 def label_files(folder: Path) -> dict[str, Path]:
