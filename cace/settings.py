@@ -274,7 +274,12 @@ class Params(Section):
     def of_training(self) -> dict[str, Any]:
         """All settings that a trained localizer depends on, as plain JSON."""
         train = self.train.model_dump(mode="json")
-        return {"localizer": self.localizer.name, "settings": self.method, "train": train}
+        return {
+            "source": self.data.source,
+            "localizer": self.localizer.name,
+            "settings": self.method,
+            "train": train,
+        }
 
 
 # The methods: each has a section in params.yaml and a module in cace/localizers/.

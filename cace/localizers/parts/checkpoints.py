@@ -2,6 +2,8 @@
 
 Our checkpoint is a PyTorch file of plain values: `format`, `localizer` (name of the method),
 `sizes` and `settings` (of its constructor), `about` (categories, encoders, epoch, ...), `weights`.
+`about` also has `source`, the data source of the training clips, and `trained_categories`, those of
+the categories that had training clips. Older checkpoints and those of authors lack both: unknown.
 Loading never runs code from a file.
 """
 
