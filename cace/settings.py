@@ -25,6 +25,7 @@ Guidance = Literal["none", "audio", "visual", "both"]
 Precision = Literal["float32", "bfloat16"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
+AvelFusion = Literal["concat", "dmrn"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 
@@ -205,6 +206,54 @@ class AvelParams(MethodParams):
     """AVEL."""
 
     width: Width
+    fusion: AvelFusion
+
+
+class CmranParams(MethodParams):
+    """CMRAN."""
+
+    width: Width
+
+
+class PspParams(MethodParams):
+    """PSP."""
+
+    width: Width
+    threshold: Share
+    pair_weight: NotNegative
+
+
+class DamParams(MethodParams):
+    """DAM."""
+
+    width: Width
+
+
+class AveClipParams(MethodParams):
+    """AVE-CLIP."""
+
+    width: Width
+    smooth: bool
+
+
+class CssParams(MethodParams):
+    """CSS-Net."""
+
+    width: Width
+    psi: NotNegative
+    contrast_weight: NotNegative
+
+
+class AudioParams(MethodParams):
+    """The row "Audio" of Table 5."""
+
+    width: Width
+
+
+class VisualParams(MethodParams):
+    """The row "Visual" of Table 5."""
+
+    width: Width
 
 
 class TrainParams(Section):
@@ -216,7 +265,7 @@ class TrainParams(Section):
     learning_rate: Positive
     milestones: tuple[Count, ...]
     decay: Annotated[float, Field(gt=0, le=1)]
-    max_grad_norm: Positive
+    max_grad_norm: Positive | None  # None: gradients are not clipped
     precision: Precision
 
 
@@ -253,7 +302,14 @@ class Params(Section):
     localizer: LocalizerParams
     cace_net: CaceNetParams
     cmbs: CmbsParams
+    cmran: CmranParams
+    psp: PspParams
     avel: AvelParams
+    dam: DamParams
+    ave_clip: AveClipParams
+    css: CssParams
+    audio: AudioParams
+    visual: VisualParams
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams

@@ -64,7 +64,7 @@ def test_settings_cannot_change_after_loading():
         (
             "localizer.name=yolo",
             "params.yaml",
-            "params.yaml, localizer.name: expected one of cace_net, cmbs, avel, got 'yolo'",
+            "params.yaml, localizer.name: expected one of cace_net, .*, got 'yolo'",
         ),
         ("+avel.beta=1", "params.yaml", "params.yaml, avel.beta: no such key"),
         ("avel.width=12", "params.yaml", "params.yaml, avel.width: .*multiple of 8, got 12"),

@@ -49,7 +49,7 @@ def weights_equal(one, other):
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_every_method_learns(store, tmp_path, name):
     width = {"width": 32}
-    rate = {"learning_rate": 1e-2 if name == "avel" else 2e-3}
+    rate = {"learning_rate": 1e-2 if name in ("avel", "audio", "visual") else 2e-3}
     curve = train(
         store, tmp_path / name, name=name, settings=width, epochs=30, milestones=(), **rate
     ).train

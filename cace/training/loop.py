@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
     learning_rate: float
     milestones: tuple[int, ...]  # epochs after which the learning rate is multiplied by `decay`
     decay: float
-    max_grad_norm: float
+    max_grad_norm: float | None  # None: gradients are not clipped
     precision: Precision  # of the grid's arithmetic
 
 
@@ -151,7 +151,8 @@ def train_one_epoch(
             loss.backward()
             for term, value in zip(("loss", *terms), values, strict=True):
                 sums[term] += value * batch.clips
-        nn.utils.clip_grad_norm_(localizer.parameters(), schedule.max_grad_norm)
+        if schedule.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(localizer.parameters(), schedule.max_grad_norm)
         optimizer.step()
     return {term: total / len(train) for term, total in sums.items()}
 
