@@ -5,7 +5,6 @@ Each command imports what it needs: importing torch and pandas here would delay 
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import signal
@@ -40,8 +39,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can fix prints its message, with status 1."""
     options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
         run(lambda: options.command(options))
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """Failures that the user can fix."""
 
 import errno
+import io
 import os
+import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,21 @@ def listed(problems: list[str], most: int = 50) -> str:
     return "".join(f"\n  {line}" for line in (*problems[:most], *more))
 
 
+def shown(value: object, most: int = 200) -> str:
+    """A value in a message: quoted as in Python, and shortened if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    short.maxlist = short.maxtuple = short.maxdict = 10
+    try:
+        return short.repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number of thousands of digits"
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a stage; for a failure that the user can fix, prints only its message, with status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
         main()
     except UserError as error:
