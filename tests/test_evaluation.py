@@ -174,6 +174,17 @@ def test_a_checkpoint_is_scored_with_the_modalities_that_it_was_trained_on(
     assert scores["silenced"] == UNIMODAL.get(name)
 
 
+def test_a_wrong_value_in_a_checkpoint_is_one_sentence_at_the_front_door(store, models, tmp_path):
+    content = torch.load(models / "seed-0/best.pt", weights_only=True)
+    content["about"]["frames"] = {"fps": 10**9}
+    torch.save(content, file := tmp_path / "a.pt")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", "--features", str(store.path), "--checkpoint", str(file)])
+    assert str(caught.value) == (
+        f"error: {file}, about: frames.fps: expected less than or equal to 60, got 1000000000"
+    )
+
+
 def test_a_checkpoint_in_the_place_of_one_of_other_modalities_is_refused(store, models, tmp_path):
     copy = shutil.copytree(models, tmp_path / "models")
     (copy / "audio_only").rename(tmp_path / "audio_only")
