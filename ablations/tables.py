@@ -99,7 +99,7 @@ def main() -> None:
     source = load_params().data.source
     cells = Path("data/ablations/cells")
     results = {
-        path.parent.name: json.loads(path.read_text())
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in expect_file(cells, made_by="ablations/dvc.yaml").glob("*/scores.json")
     }
     gathered: dict[str, Any] = {"source": source}

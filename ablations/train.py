@@ -40,7 +40,10 @@ def main() -> None:
     if (own := Path("data/ablations") / cell).is_dir():
         features = own / "features.h5"
         if not features.exists():
-            write_json(out / "scores.json", {"not_run": (own / "not_run.txt").read_text().strip()})
+            write_json(
+                out / "scores.json",
+                {"not_run": (own / "not_run.txt").read_text(encoding="utf-8").strip()},
+            )
             return
     store = FeatureStore(features)
     jobs = jobs_of(params, unimodal=False)
@@ -84,7 +87,7 @@ def settings(cell: str) -> Params:
 
 def read_cells() -> dict[str, Any]:
     """The content of ablations/params.yaml."""
-    return yaml.safe_load(expect_file(CELLS, made_by="train").read_text())
+    return yaml.safe_load(expect_file(CELLS, made_by="train").read_text(encoding="utf-8"))
 
 
 def contrast_at_the_end(train: Split, files: list[Path], params: Params) -> Contrast:

@@ -20,18 +20,22 @@ IN_ORDER = ("training", "decode", "extract", "startup", "costs")
 
 def main() -> None:
     """Runs the named benchmarks, or all."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in sys.argv[1:] or IN_ORDER:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results[name] = run(name)
-        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        RESULTS.write_text(
+            json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(table(results).to_markdown(index=False, floatfmt=".3g"))
 
 
 def run(name: str) -> dict[str, Any]:
     """What the benchmark prints, run in a separate process."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
-    done = subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=FOLDER.parent, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
     *shown, last = done.stdout.splitlines()
     print(*shown, sep="\n")
     found: dict[str, Any] = json.loads(last)

@@ -168,9 +168,9 @@ def write_lists(folder: Path, count: int) -> None:
 def profile() -> Params:
     """params.yaml with profile ave."""
     with tempfile.TemporaryDirectory() as root:
-        params = yaml.safe_load(Path("params.yaml").read_text())
+        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
         params["data"]["source"] = "ave"
-        (Path(root) / "params.yaml").write_text(yaml.safe_dump(params))
+        (Path(root) / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
         (Path(root) / "profiles").symlink_to(Path("profiles").resolve())
         return load_params(Path(root))
 

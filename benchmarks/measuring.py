@@ -25,7 +25,11 @@ def peak_megabytes() -> float:
     """The most memory that this process has used."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would count what its parent used when it started this process
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (
+            line
+            for line in status.read_text(encoding="utf-8").splitlines()
+            if line.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -44,7 +48,7 @@ def in_turns(*jobs: Callable[[], dict[str, float]], rounds: int) -> list[dict[st
 def alone(module: str, *arguments: Any) -> dict[str, float]:
     """Runs a part of a benchmark in a separate process; its last line is JSON."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -64,7 +68,7 @@ def render(folder: Path, clips: int, width: int, height: int, fps: int) -> None:
 
     mini.render(folder, clips=clips, seed=0, width=width, height=height, fps=fps, workers=workers())
     files = [f"{path.stem},AVE/{path.name}\n" for path in (folder / "AVE").iterdir()]
-    (folder / "manifest.csv").write_text("id,file\n" + "".join(files))
+    (folder / "manifest.csv").write_text("id,file\n" + "".join(files), encoding="utf-8")
 
 
 def figure(
@@ -88,7 +92,7 @@ def about() -> dict[str, Any]:
     import torch
 
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return {

@@ -133,7 +133,10 @@ def interleaved(store: Path) -> dict[tuple[str, str, str], dict[str, float]]:
     command = [sys.executable, "-m", "benchmarks.training"]
     processes = {
         way: subprocess.Popen(
-            [*command, *way, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, *way, str(store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
         )
         for way in WAYS
     }

@@ -5,7 +5,6 @@ Each command imports what it needs: importing torch and pandas here would delay 
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import signal
@@ -44,8 +43,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can fix prints its message, with status 1."""
     options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
         run(lambda: options.command(options))
     except KeyboardInterrupt:
@@ -404,14 +401,19 @@ def _plots(_: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cace.evaluation.predict import load_for
+    from cace.evaluation.predict import expect_fit
     from cace.evaluation.protocols import evaluate
     from cace.features.batches import Split
     from cace.features.store import FeatureStore
+    from cace.localizers.parts import checkpoints
     from cace.system.device import choose_device
 
-    split = Split(FeatureStore(options.features), options.split, choose_device())
-    settings = _authors_settings(options)
-    localizer = load_for(split, options.checkpoint, settings.pop("localizer", None), **settings)
-    scores, _ = evaluate(localizer, split, options.threshold)
-    print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))
+    settings, device = _authors_settings(options), choose_device()
+    store = FeatureStore(options.features)
+    checkpoint = checkpoints.read(options.checkpoint, settings.pop("localizer", None), **settings)
+    silenced = checkpoint.about.get("silenced")  # a baseline of one modality is scored as one
+    split = Split(store, options.split, device, silenced)
+    expect_fit(checkpoint, split, options.checkpoint)
+    scores, _ = evaluate(checkpoint.localizer.to(device), split, options.threshold)
+    of = {"split": options.split, "clips": len(split), "silenced": silenced}
+    print(json.dumps({**of, **scores._asdict()}, indent=2))

@@ -4,8 +4,10 @@ No key may be in both files; together they make one frozen, checked `Params`. dv
 sections of both. A section that no stage tracks is refused: changing it would re-run nothing.
 """
 
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -17,14 +19,18 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
-from cace.system.errors import UserError
+from cace.conventions import SEGMENTS
+from cace.system.errors import UserError, shown
+from cace.system.files import read_text, read_yaml
 
 Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
 Precision = Literal["float32", "bfloat16"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
+AvelFusion = Literal["concat", "dmrn"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 
@@ -35,10 +41,15 @@ NOTHING_TO_SET = {
     "released": ("download", "decode", "encoders", "finetune", "extract"),
 }
 
+# The upper bounds are far above what is useful: they stop a slip of the finger, and a checkpoint
+# that would fill the memory.
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Epochs = Annotated[int, Field(ge=0, le=100_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+FramesPerSecond = Annotated[int, Field(ge=1, le=60)]
 
 
 def _once_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,9 +58,7 @@ def _once_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once_each)
-]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once_each)]
 
 
 class Section(BaseModel):
@@ -75,6 +84,11 @@ class DataParams(Section):
     path: Path | None
     archive: Path | None
 
+    @field_validator("path", "archive", mode="before")
+    @classmethod
+    def _nothing_is_no_path(cls, value: Any) -> Any:
+        return None if value == "" else value
+
     @field_validator("archive")
     @classmethod
     def _an_archive_has_no_folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -86,24 +100,20 @@ class DataParams(Section):
 class RenderParams(Section):
     """The rendered data set of source mini."""
 
-    clips: Annotated[int, Field(ge=3)]
-    seed: Annotated[int, Field(ge=0)]
-    width: Annotated[int, Field(ge=32, multiple_of=2)]
-    height: Annotated[int, Field(ge=32, multiple_of=2)]
-    fps: Count
+    clips: Annotated[int, Field(ge=3, le=100_000)]
+    seed: Seed
+    width: Annotated[int, Field(ge=32, le=4096, multiple_of=2)]
+    height: Annotated[int, Field(ge=32, le=4096, multiple_of=2)]
+    fps: FramesPerSecond
 
 
-class DecodeParams(Section):
-    """How clips are decoded, and which are refused."""
+class FramesParams(Section):
+    """How frames are chosen and stored; a checkpoint contains the same four."""
 
-    fps: Annotated[int, Field(ge=1, le=60)]
-    short_side: Count
+    fps: FramesPerSecond
+    short_side: Annotated[int, Field(ge=32, le=2048)]
     crop: Annotated[int, Field(ge=32)]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-    backend: Literal["pyav", "decord"]
-    min_seconds: Annotated[float, Field(gt=0, le=10)]
-    deadline_seconds: Positive
-    max_bad_fraction: Share
 
     @field_validator("crop")
     @classmethod
@@ -111,6 +121,15 @@ class DecodeParams(Section):
         if crop > (short_side := info.data.get("short_side", crop)):
             raise ValueError(f"expected at most short_side ({short_side})")
         return crop
+
+
+class DecodeParams(FramesParams):
+    """How clips are decoded, and which are refused."""
+
+    backend: Literal["pyav", "decord"]
+    min_seconds: Annotated[float, Field(gt=0, le=SEGMENTS)]
+    deadline_seconds: Positive
+    max_bad_fraction: Share
 
 
 class EncodersParams(Section):
@@ -126,14 +145,14 @@ class FinetuneParams(Section):
     """Audio-visual contrast for the visual encoder (section 3.4)."""
 
     tau: Positive
-    epochs: Annotated[int, Field(ge=0)]
-    maps_epochs: Annotated[int, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Epochs
+    maps_epochs: Epochs
+    batch_size: Annotated[int, Field(ge=2, le=100_000)]
     learning_rate: Positive
     maps_learning_rate: Positive
     dimensions: Count
     symmetric: bool
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class ExtractParams(Section):
@@ -155,7 +174,7 @@ class BeceParams(Section):
     """Background-event contrast enhancement (section 3.3)."""
 
     enabled: bool
-    lambda_: Annotated[float, Field(ge=0, alias="lambda")]
+    lambda_: Annotated[float, Field(ge=0, le=1e6, alias="lambda")]
     tau: Positive
     noise: NotNegative
     weight: NotNegative
@@ -183,7 +202,7 @@ class MethodParams(Section):
     """Settings of one method, by the names of its constructor's arguments."""
 
 
-Width = Annotated[int, Field(ge=8, multiple_of=8)]
+Width = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 
 
 class CaceNetParams(MethodParams):
@@ -205,6 +224,54 @@ class AvelParams(MethodParams):
     """AVEL."""
 
     width: Width
+    fusion: AvelFusion
+
+
+class CmranParams(MethodParams):
+    """CMRAN."""
+
+    width: Width
+
+
+class PspParams(MethodParams):
+    """PSP."""
+
+    width: Width
+    threshold: Share
+    pair_weight: NotNegative
+
+
+class DamParams(MethodParams):
+    """DAM."""
+
+    width: Width
+
+
+class AveClipParams(MethodParams):
+    """AVE-CLIP."""
+
+    width: Width
+    smooth: bool
+
+
+class CssParams(MethodParams):
+    """CSS-Net."""
+
+    width: Width
+    psi: NotNegative
+    contrast_weight: NotNegative
+
+
+class AudioParams(MethodParams):
+    """The row "Audio" of Table 5."""
+
+    width: Width
+
+
+class VisualParams(MethodParams):
+    """The row "Visual" of Table 5."""
+
+    width: Width
 
 
 class TrainParams(Section):
@@ -216,7 +283,7 @@ class TrainParams(Section):
     learning_rate: Positive
     milestones: tuple[Count, ...]
     decay: Annotated[float, Field(gt=0, le=1)]
-    max_grad_norm: Positive
+    max_grad_norm: Positive | None  # None: gradients are not clipped
     precision: Precision
 
 
@@ -253,7 +320,14 @@ class Params(Section):
     localizer: LocalizerParams
     cace_net: CaceNetParams
     cmbs: CmbsParams
+    cmran: CmranParams
+    psp: PspParams
     avel: AvelParams
+    dam: DamParams
+    ave_clip: AveClipParams
+    css: CssParams
+    audio: AudioParams
+    visual: VisualParams
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams
@@ -274,7 +348,12 @@ class Params(Section):
     def of_training(self) -> dict[str, Any]:
         """All settings that a trained localizer depends on, as plain JSON."""
         train = self.train.model_dump(mode="json")
-        return {"localizer": self.localizer.name, "settings": self.method, "train": train}
+        return {
+            "source": self.data.source,
+            "localizer": self.localizer.name,
+            "settings": self.method,
+            "train": train,
+        }
 
 
 # The methods: each has a section in params.yaml and a module in cace/localizers/.
@@ -306,18 +385,18 @@ def load_params(root: Path = Path()) -> Params:
     params = _read(root / "params.yaml", PARAMS_SECTIONS)
     source = (params.get("data") or {}).get("source")
     profile_file = f"profiles/{source}.yaml"
-    if not (root / profile_file).is_file():
-        known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+    known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+    if source not in known:
         raise UserError(
-            f"params.yaml, data.source: expected one of {', '.join(known)}, got {source!r} "
-            f"({profile_file} is not there)"
+            f"params.yaml, data.source: expected one of {', '.join(known)}, got {shown(source)} "
+            f"(profiles/ has no file of this name)"
         )
     profile = _read(root / profile_file, (*PROFILE_SECTIONS, *UNTRACKED_SECTIONS))
 
     merged: dict[str, Any] = {}
     for section in dict.fromkeys((*params, *profile)):
         ours, theirs = params.get(section) or {}, profile.get(section) or {}
-        if twice := sorted(set(ours) & set(theirs)):
+        if twice := sorted(set(ours) & set(theirs), key=str):
             raise UserError(
                 f"{section}.{twice[0]}: is in params.yaml and in {profile_file}; keep one"
             )
@@ -326,71 +405,131 @@ def load_params(root: Path = Path()) -> Params:
         elif theirs:
             raise UserError(
                 f"{profile_file}, {section}: expected no settings ({{}}), as source {source} has "
-                f"none here, got {theirs}"
+                f"none here, got {shown(theirs)}"
             )
         else:
             merged[section] = None
-    try:
-        return Params.model_validate(merged)
-    except ValidationError as error:
-        raise UserError(_explain(error, params, profile_file)) from None
+
+    def file_of(problem: ErrorDetails) -> str:
+        section, *keys = problem["loc"]
+        in_both = section in PARAMS_SECTIONS and section in PROFILE_SECTIONS
+        if in_both and problem["type"] == "missing":
+            return f"params.yaml or {profile_file}, "
+        ours = bool(keys) and keys[0] in (params.get(str(section)) or {})
+        in_params = ours if in_both else section in PARAMS_SECTIONS
+        return f"{'params.yaml' if in_params else profile_file}, "
+
+    return _checked(Params, merged, file_of)
 
 
 def changed(params: Params, changes: dict[str, dict[str, Any]], where: str) -> Params:
     """The settings with some of their values replaced, checked again.
 
-    Raises: UserError that names `where` and the key.
+    Raises: UserError that names `where` and each wrong key.
     """
     merged = params.model_dump(by_alias=True)
     for section, values in changes.items():
         merged[section] = {**merged.get(section, {}), **values}
+    return check_section(Params, merged, where)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def check_section(section: type[S], values: object, where: str) -> S:
+    """Settings from elsewhere, such as a checkpoint, checked as those of the files are.
+
+    Raises: UserError that names `where` and each wrong key.
+    """
+    return _checked(section, values, lambda _: f"{where}: ")
+
+
+def check_some(section: type[Section], values: object, where: str) -> None:
+    """Checks some of a section's settings; others may be missing, and no value is converted.
+
+    Raises: UserError as `check_section`.
+    """
     try:
-        return Params.model_validate(merged)
+        section.model_validate(values, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        raise UserError(f"{where}: {name}: {problem['msg']}, got {problem['input']!r}") from None
+        wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
+        if wrong:
+            lines = [f"{where}: {_explain(problem)}" for problem in wrong]
+            raise UserError("\n  ".join(lines)) from None
+
+
+def check_method(name: str, settings: dict[str, Any], where: str) -> None:
+    """Checks arguments of a method's constructor, by the names that `Params.method` gives them.
+
+    Raises: UserError as `check_section`.
+    """
+    sections: dict[type[Section], dict[str, Any]] = {}
+    own: type[MethodParams] = Params.model_fields[name].annotation  # type: ignore[assignment]
+    for key, value in settings.items():
+        section: type[Section] = own
+        field = key
+        if name == "cace_net" and key not in own.model_fields:
+            if key.startswith("bece_"):
+                section, field = BeceParams, key.removeprefix("bece_")
+            elif key in LocalizerParams.model_fields:
+                section = LocalizerParams
+            else:
+                section, field = GuidanceParams, "mode" if key == "guidance" else key
+        sections.setdefault(section, {})[field] = value
+    for section, values in sections.items():
+        check_some(section, values, where)
+
+
+def _checked(section: type[S], values: object, place: Callable[[ErrorDetails], str]) -> S:
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{place(problem)}{_explain(problem)}" for problem in error.errors()]
+        raise UserError("\n  ".join(lines)) from None
+
+
+def _explain(problem: ErrorDetails) -> str:
+    name = ".".join(_key(part) for part in problem["loc"])
+    text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    got = "" if problem["type"] == "missing" else f", got {shown(problem['input'])}"
+    if problem["type"] == "extra_forbidden":
+        text = "no such key"
+    return f"{name}: {text[0].lower()}{text[1:]}{got}"
 
 
 def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not there; run this in the project's top folder")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+    text = read_text(path)
+    content: Any = read_yaml(text, path)
+    as_written: Any = yaml.load(text, yaml.BaseLoader)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected sections with keys, got {content!r}")
+        raise UserError(f"{path}: expected sections with keys, got {shown(content)}")
     for section, keys in content.items():
         if section not in sections:
             raise UserError(
-                f"{path}, {section}: no stage tracks this section in this file; expected one of "
-                f"{', '.join(sections)}"
+                f"{path}, {_key(section)}: no stage tracks this section in this file; expected "
+                f"one of {', '.join(sections)}"
             )
         if not isinstance(keys, dict | None):
-            raise UserError(f"{path}, {section}: expected keys with values, got {keys!r}")
+            raise UserError(f"{path}, {section}: expected keys with values, got {shown(keys)}")
+        for key in _names(section) & set(keys := keys or {}):
+            if isinstance(keys[key], int | float | date):
+                keys[key] = as_written[section].get(key, keys[key])
     return content
 
 
-def _explain(error: ValidationError, params: dict[str, Any], profile_file: str) -> str:
-    lines = []
-    for problem in error.errors():
-        section, *keys = problem["loc"]
-        in_params = section in PARAMS_SECTIONS and (
-            section not in PROFILE_SECTIONS
-            or (bool(keys) and keys[0] in (params.get(section) or {}))
-        )
-        file = "params.yaml" if in_params else profile_file
-        if (
-            problem["type"] == "missing"
-            and section in PARAMS_SECTIONS
-            and section in PROFILE_SECTIONS
-        ):
-            file = f"params.yaml or {profile_file}"
-        name = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-        if problem["type"] == "extra_forbidden":
-            text = "no such key"
-        lines.append(f"{file}, {name}: {text[0].lower()}{text[1:]}{got}")
-    return "\n  ".join(lines)
+def _key(name: object) -> str:
+    """A key in a message, unquoted; keys of users may contain anything."""
+    return shown(name).strip("'")
+
+
+def _names(section: str) -> set[str]:
+    """The keys of a section whose value is a path or a name.
+
+    YAML reads the folder 2024 as a number, 12:30 as 750 and no as False; they are text here.
+    """
+    annotation = Params.model_fields[section].annotation
+    model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+    fields = model.model_fields.items() if issubclass(model, Section) else ()
+    return {name for name, field in fields if field.annotation in (str, Path | None)}

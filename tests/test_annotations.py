@@ -1,4 +1,6 @@
+import pandas as pd
 import pytest
+from pandas._libs.parsers import STR_NA_VALUES
 
 from cace.conventions import SPLITS
 from cace.data.annotations import (
@@ -6,9 +8,11 @@ from cace.data.annotations import (
     Annotations,
     Row,
     load_annotations,
+    near_twins,
     read_annotations,
     save_annotations,
     segment_labels,
+    unlearned,
 )
 from cace.system.errors import UserError
 
@@ -76,6 +80,107 @@ def test_a_row_in_two_splits_is_refused(tmp_path):
         read_annotations(write(tmp_path, val="Bark&bbb&good&0&10\n" + VAL))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("content", ["", HEADER, "\n \n"])
+def test_a_split_without_rows_is_refused(tmp_path, split, content):
+    with pytest.raises(UserError, match=f"{split}Set.txt: expected rows, got none"):
+        read_annotations(write(tmp_path, **{split: content}))
+
+
+ACCENTED, IN_TWO_PARTS = "Türklingel", "Tu\u0308rklingel"  # NFC, NFD
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "Bark & aaa & good & 2 & 9",
+        " Bark&aaa &good&2&9\r",
+        "Bark\t&\taaa&good&2&9",
+        "Bark&aaa\u00a0&good&2&9",
+    ],
+)
+def test_spaces_around_fields_do_not_count(tmp_path, row):
+    expected = read_annotations(write(tmp_path))
+    rows = HEADER + f"{row}\n" + TRAIN.split("\n")[1] + "\n" + VAL + TEST
+    assert read_annotations(write(tmp_path, rows)) == expected
+
+
+def test_both_ways_to_write_an_accent_are_one_name(tmp_path):
+    def named(name):
+        return f"{name}&{name}&good&2&9\nBark&bbb&good&0&10\n"
+
+    annotations = read_annotations(
+        write(tmp_path, named(IN_TWO_PARTS) + VAL + TEST, train=named(ACCENTED))
+    )
+    assert annotations.categories[0] == annotations.rows[0].id == ACCENTED
+
+
+@pytest.mark.parametrize("name", ["background", "Background", " BACKGROUND ", "bacKground"])
+def test_the_name_of_the_background_is_refused_as_a_category(tmp_path, name):
+    (tmp_path / "Annotations.txt").write_text(f"Bark&a&good&0&3\n{name}&b&good&0&0\n")
+    with pytest.raises(UserError, match="line 2: .*label of segments.* and start = end"):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["NA", "nan", "None", "NULL", "n/a"])
+def test_a_category_that_tables_read_as_empty_is_refused(tmp_path, name):
+    (tmp_path / "Annotations.txt").write_text(f"{name}&a&good&0&3\n")
+    with pytest.raises(UserError, match="line 1: expected a category that tables do not read as"):
+        read_annotations(tmp_path)
+
+
+def test_every_category_that_is_accepted_comes_back_from_a_table(tmp_path):
+    names = [
+        f"{kind}{name}" for name in ("Background noise", "NA2", "1", "a,b", '"') for kind in " x"
+    ]
+    rows = "".join(f"{n}&{k}{i}&good&0&3\n" for i, n in enumerate(names) for k in "abc")
+    (tmp_path / "Annotations.txt").write_text(rows)
+    categories = read_annotations(tmp_path).categories
+    pd.DataFrame({"category": categories}).to_csv(tmp_path / "table.csv", index=False)
+    assert tuple(pd.read_csv(tmp_path / "table.csv")["category"].astype(str)) == categories
+
+
+def test_the_words_that_pandas_reads_as_empty_are_all_refused(tmp_path):
+    for word in STR_NA_VALUES - {""}:
+        (tmp_path / "Annotations.txt").write_text(f"{word}&a&good&0&3\n")
+        with pytest.raises(UserError, match="line 1: "):
+            read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", ["9" * 5000, "1e1", "-1", "3.0", "0x3", ""])
+def test_seconds_that_are_none_are_refused_in_one_short_message(tmp_path, seconds):
+    (tmp_path / "Annotations.txt").write_text(f"Bark&a&good&0&{seconds}\n")
+    with pytest.raises(UserError, match="line 1: expected whole seconds") as caught:
+        read_annotations(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["Annotations.txt", "valSet.txt"])
+def test_a_file_in_another_encoding_is_named(tmp_path, name):
+    (write(tmp_path) / name).write_bytes(b"T\xfcrklingel&ccc&good&0&0\n")
+    with pytest.raises(UserError, match=f"{name}: expected UTF-8 text"):
+        read_annotations(tmp_path)
+
+
+def test_near_twins_are_found_and_other_names_are_not():
+    names = [
+        "Bark",
+        "bark",
+        "Bark!",
+        "Barks",
+        "Baby cry, infant cry",
+        "Baby cry infant cry",
+        "犬",
+        "猫",
+    ]
+    assert near_twins(names) == [
+        ("Bark", "bark"),
+        ("Bark", "Bark!"),
+        ("Baby cry, infant cry", "Baby cry infant cry"),
+    ]
+    assert near_twins(AVE_CATEGORIES) == []
+
+
 def test_a_row_in_no_split_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"line 4: ccc \(Church bell\) is in no split file"):
         read_annotations(write(tmp_path, val=""))
@@ -129,12 +234,22 @@ def test_a_file_with_two_rows_is_in_only_one_split(tmp_path):
     assert all(len(of_file) == 1 for of_file in splits.values())
 
 
+def test_every_category_is_in_train_of_splits_that_were_made(tmp_path):
+    # Each file has a second category, which no other file has.
+    rows = "".join(f"Bark&{k}&good&0&3\nOf {k}&{k}&good&0&3\n" for k in range(4))
+    rows += "".join(f"Cat&cat{k}&good&0&3\n" for k in range(4))
+    (tmp_path / "Annotations.txt").write_text(rows)
+    assert unlearned(read_annotations(tmp_path)) == []
+
+
 def test_too_few_clips_to_make_splits_from_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected a category with at least 3 clips"):
         without_splits(tmp_path, (2, 1))
 
 
-@pytest.mark.parametrize("id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x", "a\u2028b", "a" * 201])
+@pytest.mark.parametrize(
+    "id_", ["a/b", "..", "a\\b", "", "a\tb", "c:x", "a\u2028b", "a" * 201, "valSet.txt"]
+)
 def test_an_id_that_is_no_plain_file_name_is_refused(tmp_path, id_):
     rows = f"Bark&{id_}&good&0&3\n"
     with pytest.raises(

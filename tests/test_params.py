@@ -7,7 +7,14 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from cace.localizers import localizer_class
-from cace.settings import LOCALIZERS, PARAMS_SECTIONS, PROFILE_SECTIONS, load_params
+from cace.settings import (
+    LOCALIZERS,
+    PARAMS_SECTIONS,
+    PROFILE_SECTIONS,
+    FramesParams,
+    check_section,
+    load_params,
+)
 from cace.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +71,7 @@ def test_settings_cannot_change_after_loading():
         (
             "localizer.name=yolo",
             "params.yaml",
-            "params.yaml, localizer.name: expected one of cace_net, cmbs, avel, got 'yolo'",
+            "params.yaml, localizer.name: expected one of cace_net, .*, got 'yolo'",
         ),
         ("+avel.beta=1", "params.yaml", "params.yaml, avel.beta: no such key"),
         ("avel.width=12", "params.yaml", "params.yaml, avel.width: .*multiple of 8, got 12"),
@@ -77,11 +84,83 @@ def test_settings_cannot_change_after_loading():
         ("download=null", "profiles/mini.yaml", "mini.yaml, download.clips: field required"),
         ("decode=null", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: field required"),
         ("~decode", "profiles/mini.yaml", "profiles/mini.yaml, decode: field required"),
+        ("decode.fps=1000000000", "profiles/mini.yaml", "decode.fps: .*less than .* 60, got 1000"),
+        ("decode.jpeg_quality=9999", "profiles/mini.yaml", "decode.jpeg_quality: .*less .* 100"),
+        ("decode.short_side=1000000", "profiles/mini.yaml", "decode.short_side: .*less .* 2048"),
+        ("train.epochs=1000000000", "profiles/mini.yaml", "train.epochs: .*less than"),
+        ("train.precision=float16", "profiles/mini.yaml", "train.precision: .*'float32' or"),
+        ("train.seeds=[18446744073709551616]", "params.yaml", "train.seeds.0: .*less than"),
+        ("cace_net.width=1000000", "params.yaml", "cace_net.width: .*less than"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(settings, override, file, message):
     with pytest.raises(UserError, match=message):
         load_params(settings(override, file=file))
+
+
+FRAMES = {"fps": 4, "short_side": 116, "crop": 112, "jpeg_quality": 90}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": 10**9}, "fps: .*less than or equal to 60, got 1000000000"),
+        ({"crop": 224}, r"crop: expected at most short_side \(116\), got 224"),
+        ({"jpeg_quality": 0}, "jpeg_quality: .*greater than or equal to 1, got 0"),
+        ({"fps": True}, "fps: expected a value other than on/off"),
+        ({"other": 1}, "other: no such key, got 1"),
+        ({"short_side": 16**5000}, "short_side: .*got a number of thousands of digits"),
+    ],
+)
+def test_settings_of_a_checkpoint_pass_the_same_checks(change, message):
+    assert check_section(FramesParams, FRAMES, "best.pt").model_dump() == FRAMES
+    with pytest.raises(UserError, match=f"best.pt: {message}"):
+        check_section(FramesParams, FRAMES | change, "best.pt")
+
+
+@pytest.mark.parametrize("written", ["2024", "1e3", "no", "12:30", "2024-01-01", "0777", "0x1F"])
+def test_a_name_that_yaml_reads_as_something_else_is_taken_as_it_is_written(settings, written):
+    folder = settings("data.source=folder")
+    file, profile = folder / "params.yaml", folder / "profiles/folder.yaml"
+    file.write_text(file.read_text().replace("  path:", f"  path: {written}"))
+    weights = profile.read_text().replace("visual_weights: imagenet", f"visual_weights: {written}")
+    profile.write_text(weights)
+    params = load_params(folder)
+    assert params.data.path == Path(written)
+    assert params.encoders.visual_weights == written
+
+
+@pytest.mark.parametrize("override", ["2024", "no", "12:30", "2024-01-01", "'My Clips (2024)'"])
+def test_a_folder_may_have_any_name_on_the_command_line_of_dvc(settings, override):
+    assert load_params(settings(f"data.path={override}")).data.path == Path(override.strip("'"))
+
+
+def test_an_empty_path_is_none(settings):
+    assert load_params(settings("data.path=''")).data.path is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"data: \xe9", "params.yaml: expected UTF-8 text, got other bytes"),
+        (b"data: " + b"[" * 5000, "params.yaml: nested too deeply"),
+        (b"data: " + b"9" * 5000, "params.yaml: a value that cannot be read: .*digits"),
+        (b"data: 0x" + b"f" * 5000, "params.yaml, data: .*got a number of thousands of digits"),
+        (b"data: 2024-13-45", "params.yaml: a value that cannot be read: month"),
+        (b"data: !!bool x", "params.yaml: a value that cannot be read"),
+        (b"data: !!timestamp x", "params.yaml: a value that cannot be read"),
+        (b'data: {source: "' + b"a" * 5000 + b'"}', "data.source: expected one of .*got 'aaa"),
+        (b"data: {source: [mini]}", r"data.source: expected one of .*got \['mini'\]"),
+        (b"? 1\n: 2\n", "params.yaml, 1: no stage tracks this"),
+        (b"- data", "params.yaml: expected sections with keys, got"),
+    ],
+)
+def test_params_that_cannot_be_read_are_one_short_message(settings, content, message):
+    folder = settings()
+    (folder / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_params(folder)
+    assert len(str(caught.value)) < 1000
 
 
 def test_where_there_is_nothing_to_set_a_section_is_none(settings):

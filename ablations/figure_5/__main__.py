@@ -24,7 +24,7 @@ def main() -> None:
     """Writes data/ablations/figure_5.html, of the cells that ablations/params.yaml names."""
     params = load_params()
     test = Split(FeatureStore(paths.FEATURES), "test", choose_device())
-    modes = yaml.safe_load(Path("ablations/params.yaml").read_text())["figure_5"]
+    modes = yaml.safe_load(Path("ablations/params.yaml").read_text(encoding="utf-8"))["figure_5"]
     localizers = {
         mode: load_for(test, expect_file(CELLS / mode / "best.pt", made_by="ablations/dvc.yaml"))
         for mode in modes

@@ -3,11 +3,13 @@
 `Annotations.txt` has one row per line, `Category&VideoID&Quality&StartTime&EndTime` (whole seconds,
 end exclusive), with or without a header line; `trainSet.txt`, `valSet.txt` and `testSet.txt` repeat
 rows of it. A row is a sample; an id names a file. In AVE some ids have two rows, each with another
-category.
+category. Spaces around a field do not count, and accents may be written in either way of Unicode.
 """
 
 import hashlib
 import json
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +17,20 @@ import numpy as np
 from jaxtyping import Int
 
 from cace.conventions import SEGMENTS, SPLITS
-from cace.system.errors import UserError, listed
-from cace.system.files import expect_file, write_json
+from cace.system.errors import UserError, listed, shown
+from cace.system.files import expect_file, read_text, write_json
 
 HELD_OUT_SHARE = 0.1  # of a category's files for val, and as many for test, if splits are made
 SPLIT_SEED = 0
 LONGEST_ID = 200  # bytes; file systems allow 255, with all that is added to the id
+LONGEST_CATEGORY = 200  # characters
+TEXTS = ("Annotations.txt", *(f"{split}Set.txt" for split in SPLITS))
+BACKGROUND = "background"  # label of a segment without an event, in tables
+# Spreadsheets and pandas read these as an empty cell.
+EMPTY = (
+    *("none", "null", "nan", "-nan", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
 RELEASED_KEY = "avadataset"  # name of the data set in AVE's released HDF5 files
 
 AVE_CATEGORIES = (  # in the published order: the index is the label
@@ -103,33 +113,63 @@ def read_annotations(folder: Path, categories: tuple[str, ...] | None = None) ->
     If there is no split file, splits are made (`make_splits`).
     Raises: UserError with every problem of the files, each with its line number.
     """
-    problems: list[str] = []
-    lines = read_lines(folder / "Annotations.txt", problems)
-    names = categories or tuple(dict.fromkeys(line.category for line in lines))
-    problems += [
-        f"Annotations.txt, line {line.number}: category {line.category!r} is not one of "
-        f"the {len(names)} categories of this source"
-        for line in lines
-        if line.category not in names
-    ]
-    split_of = _read_splits(folder, lines, problems)
-    if not lines and not problems:
-        problems.append("Annotations.txt: expected one row per clip, got none")
+    annotations, problems = examine_annotations(folder, categories)
     if problems:
         raise UserError(f"{folder}: {len(problems)} problems in the annotations:{listed(problems)}")
-    return Annotations(
-        names,
-        tuple(
-            Row(
-                line.id,
-                names.index(line.category),
-                line.start,
-                line.end,
-                split_of[line.category, line.id],
-            )
-            for line in lines
-        ),
+    return annotations
+
+
+def examine_annotations(
+    folder: Path, categories: tuple[str, ...] | None = None
+) -> tuple[Annotations, list[str]]:
+    """The readable rows of an AVE-layout folder, and every problem of its files.
+
+    If there are problems, the split of a row may be empty, and a category not one of `categories`.
+    Raises: UserError if `Annotations.txt` is missing, or is not text.
+    """
+    problems: list[str] = []
+    lines = read_lines(folder / "Annotations.txt", problems)
+    names = tuple(dict.fromkeys((*(categories or ()), *(line.category for line in lines))))
+    problems += [
+        f"Annotations.txt, line {line.number}: category {line.category!r} is not one of "
+        f"the {len(categories)} categories of this source"
+        for line in lines
+        if categories and line.category not in categories
+    ]
+    if not lines and not problems:
+        problems.append("Annotations.txt: expected one row per clip, got none")
+    split_of = _read_splits(folder, lines, problems)
+    rows = (
+        Row(
+            line.id,
+            names.index(line.category),
+            line.start,
+            line.end,
+            split_of.get((line.category, line.id), ""),
+        )
+        for line in lines
     )
+    return Annotations(names, tuple(rows)), problems
+
+
+def unlearned(annotations: Annotations) -> list[str]:
+    """Categories of val and test that no row of train has: a model cannot learn them."""
+    learned = {row.category for row in annotations.rows if row.split == "train"}
+    others = {row.category for row in annotations.rows if row.split} - learned
+    return [annotations.categories[category] for category in sorted(others)]
+
+
+def near_twins(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ only in case, width, spaces or punctuation."""
+    first: dict[str, str] = {}
+    twins = []
+    for name in dict.fromkeys(names):
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        key = "".join(c for c in folded if c.isalnum() or unicodedata.combining(c)) or folded
+        if key in first:
+            twins.append((first[key], name))
+        first.setdefault(key, name)
+    return twins
 
 
 def read_lines(path: Path, problems: list[str]) -> list[Line]:
@@ -139,18 +179,14 @@ def read_lines(path: Path, problems: list[str]) -> list[Line]:
     """
     if not path.is_file():
         raise UserError(f"{path}: not there; expected an AVE-layout folder with this file in it")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
     lines = []
-    for number, content in enumerate(text.split("\n"), start=1):
-        is_header = number == 1 and content.startswith("Category&")
+    for number, content in enumerate(read_text(path).split("\n"), start=1):
+        is_header = number == 1 and content.strip().startswith("Category&")
         if not content.strip() or is_header:
             continue
         line = _parse(content, number)
         if isinstance(line, str):
-            problems.append(f"{path.name}, line {number}: {line}, got {content!r}")
+            problems.append(f"{path.name}, line {number}: {line}, got {shown(content)}")
         else:
             lines.append(line)
     return lines
@@ -158,20 +194,31 @@ def read_lines(path: Path, problems: list[str]) -> list[Line]:
 
 def _parse(content: str, number: int) -> Line | str:
     """The line, or what is wrong with it."""
-    fields = content.strip().split("&")
+    fields = [field.strip() for field in unicodedata.normalize("NFC", content).split("&")]
     if len(fields) != 5:
-        return "expected Category&VideoID&Quality&StartTime&EndTime"
+        return "expected Category&VideoID&Quality&StartTime&EndTime, with no & in a field"
     category, id_, _quality, start, end = fields
     if not (category and category.isprintable() and is_safe_id(id_)):
         return "expected a printable category and a plain file name as id"
-    if not (start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= SEGMENTS):
+    if len(category) > LONGEST_CATEGORY:
+        return f"expected a category of at most {LONGEST_CATEGORY} characters"
+    if category.casefold() == BACKGROUND:
+        return (
+            "expected the category of an event, as background is the label of segments without "
+            "one; a clip without an event has one of your categories, and start = end"
+        )
+    if category.casefold() in EMPTY:
+        return "expected a category that tables do not read as an empty cell"
+    seconds = [int(text) if text.isdecimal() and len(text) < 10 else -1 for text in (start, end)]
+    if not 0 <= seconds[0] <= seconds[1] <= SEGMENTS:
         return f"expected whole seconds 0 <= start <= end <= {SEGMENTS}"
-    return Line(number, category, id_, int(start), int(end))
+    return Line(number, category, id_, *seconds)
 
 
 def is_safe_id(id_: str) -> bool:
     """An id becomes a file name: no path parts, no control characters, not too long for one."""
-    plain = id_.isprintable() and not set(id_) & set("/\\:") and id_ not in ("", ".", "..")
+    plain = id_.isprintable() and not set(id_) & set("/\\:")
+    plain = plain and id_ not in ("", ".", "..", *TEXTS)
     return plain and len(id_.encode()) <= LONGEST_ID
 
 
@@ -185,14 +232,23 @@ def _read_splits(
         if key in expected:
             problems.append(
                 f"Annotations.txt, line {line.number}: {line.id} with category {line.category!r} "
-                f"is in line {expected[key]} already"
+                f"is in line {expected[key]} already; a clip has one row, and so one event, of a "
+                f"category"
             )
-        expected[key] = line.number
+        expected.setdefault(key, line.number)
     if not any((folder / f"{split}Set.txt").exists() for split in SPLITS):
         return make_splits(lines, problems)
     split_of: dict[tuple[str, str], str] = {}
     for split in SPLITS:
-        for line in read_lines(folder / f"{split}Set.txt", problems):
+        before = len(problems)
+        try:
+            repeated = read_lines(folder / f"{split}Set.txt", problems)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if not repeated and len(problems) == before:
+            problems.append(f"{split}Set.txt: expected rows, got none; every split needs clips")
+        for line in repeated:
             key = line.category, line.id
             where = f"{split}Set.txt, line {line.number}: {line.id} ({line.category})"
             if key not in expected:
@@ -212,8 +268,8 @@ def _read_splits(
 def make_splits(lines: list[Line], problems: list[str]) -> dict[tuple[str, str], str]:
     """Split of each (category, id), stratified by category; the same every time.
 
-    All rows of a file are in one split. A category of fewer than three files is only used for
-    training. Adding a clip later changes the split of few others.
+    All rows of a file are in one split. Every category is in train; one of fewer than three files
+    is nowhere else. Adding a clip later changes the split of few others.
     """
     category_of: dict[str, str] = {}
     for line in lines:
@@ -228,7 +284,12 @@ def make_splits(lines: list[Line], problems: list[str]) -> dict[tuple[str, str],
         held_out = max(1, round(HELD_OUT_SHARE * len(ids))) if len(ids) >= len(SPLITS) else 0
         split_of.update(dict.fromkeys(ids[:held_out], "test"))
         split_of.update(dict.fromkeys(ids[held_out : 2 * held_out], "val"))
-    if lines and "test" not in split_of.values():
+    for category in dict.fromkeys(line.category for line in lines):
+        # A file with two categories was chosen for its first one.
+        ids = [line.id for line in lines if line.category == category]
+        if all(split_of[id_] != "train" for id_ in ids):
+            split_of.update(dict.fromkeys(ids, "train"))
+    if lines and not {"val", "test"} <= set(split_of.values()):
         problems.append(
             f"Annotations.txt: expected a category with at least {len(SPLITS)} clips to make "
             f"splits from, got none; add clips, or write trainSet.txt, valSet.txt, testSet.txt"
@@ -252,5 +313,5 @@ def save_annotations(path: Path, annotations: Annotations) -> None:
 
 def load_annotations(path: Path) -> Annotations:
     """Reads what `save_annotations` wrote."""
-    content = json.loads(expect_file(path, made_by="decode").read_text())
+    content = json.loads(read_text(expect_file(path, made_by="decode")))
     return Annotations(tuple(content["categories"]), tuple(Row(**row) for row in content["rows"]))

@@ -122,7 +122,7 @@ def extract_features(
             provenance=provenance,
         )
     # The journal lists the clips that are on the disk already.
-    done = set(journal.read_text().splitlines()) if journal.exists() else set()
+    done = set(journal.read_text(encoding="utf-8").splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
     encoded = (
         _encode_on_cluster(clips, encoding, todo)
@@ -130,7 +130,7 @@ def extract_features(
         else encoding.encode_all(clips, todo, device)
     )
     written: list[str] = []
-    with h5py.File(store, "r+") as file, journal.open("a") as log:
+    with h5py.File(store, "r+") as file, journal.open("a", encoding="utf-8") as log:
         for clip in progress(encoded, "extract: clips", total=len(todo)):
             for place in places[clip.id]:
                 file["visual"][place], file["audio"][place] = clip.visual, clip.audio

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.features.batches import Batch
+from cace.localizers.parts import authors_names
 from cace.localizers.parts import background_suppression as suppression
 from cace.localizers.parts.background_suppression import BackgroundSuppression
 from cace.localizers.parts.contrast import bece_loss
@@ -157,8 +158,7 @@ class CaceNet(Localizer):
         guidance = settings.get("guidance", "both")
         guide, second = "network.guidance.guide_audio", "" if guidance == "visual" else "2"
         modules = {
-            **suppression.authors_modules("network.", visual_norm="v_norm"),
-            **suppression.HEADS,
+            **authors_names.suppression(visual_norm="v_norm"),
             "enhance": "localize_module.encoder_q.0",
             f"{guide}.within_audio.query": "spatial_channel_att.audio_query",
             f"{guide}.within_audio.key": "spatial_channel_att.audio_key",
@@ -172,12 +172,12 @@ class CaceNet(Localizer):
                 for part in ("query", "key", "value")
             },
         }
-        unused = (*suppression.UNUSED, "spatial_channel_att.v_norm2.")
+        unused = (*authors_names.UNUSED, "spatial_channel_att.v_norm2.")
         if guidance == "audio":
             unused += _AUDIO_HALF
         elif guidance == "visual":  # that module still has the members of audio guidance
             unused += ("spatial_channel_att.affine_", "spatial_channel_att.ave_")
-        return AuthorsFormat(suppression.authors_sizes(weights), modules, unused)
+        return AuthorsFormat(authors_names.sizes(weights), modules, unused)
 
 
 _AUDIO_HALF = tuple(  # computed in the authors' audio guidance, and multiplied by ψ = 0

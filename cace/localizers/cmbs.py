@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.features.batches import Batch
+from cace.localizers.parts import authors_names
 from cace.localizers.parts import background_suppression as suppression
 from cace.localizers.parts.background_suppression import BackgroundSuppression
 from cace.localizers.parts.protocol import (
@@ -78,8 +79,6 @@ class Cmbs(Localizer):
     @classmethod
     def authors_format(cls, weights: dict[str, Tensor], settings: dict[str, Any]) -> AuthorsFormat:
         """Of the checkpoints of CMBS's repository."""
-        modules = suppression.authors_modules("network.", visual_norm="norm")
-        unused = (*suppression.UNUSED, "video_norm.", "audio_norm.")
-        return AuthorsFormat(
-            suppression.authors_sizes(weights), {**modules, **suppression.HEADS}, unused
-        )
+        modules = authors_names.suppression(visual_norm="norm")
+        unused = (*authors_names.UNUSED, "video_norm.", "audio_norm.")
+        return AuthorsFormat(authors_names.sizes(weights), modules, unused)

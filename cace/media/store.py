@@ -21,7 +21,7 @@ from PIL import Image
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.system.errors import UserError
-from cace.system.files import expect_file, hash_folder, write_atomically, write_json
+from cace.system.files import expect_file, hash_folder, read_text, write_atomically, write_json
 
 OPEN_SHARDS = 256  # of a store: a system lets a process have 1024 files open, or fewer
 SOUND_SCALE = 32_767  # int16 of full scale
@@ -168,7 +168,7 @@ class ClipStore:
             raise UserError(
                 f"{folder}: expected decoded clips, got only labels; source released has no clips"
             )
-        settings = json.loads(expect_file(folder / "store.json", made_by="decode").read_text())
+        settings = json.loads(read_text(expect_file(folder / "store.json", made_by="decode")))
         self.fps: int = settings["fps"]
         self.settings: dict[str, Any] = settings
         self.index = pd.read_csv(

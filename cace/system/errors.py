@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import io
 import os
+import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,11 +59,24 @@ class _Escaped:
         return getattr(self.stream, name)
 
 
+def shown(value: object, most: int = 200) -> str:
+    """A value in a message: quoted as in Python, and shortened if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    short.maxlist = short.maxtuple = short.maxdict = 10
+    try:
+        return short.repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number of thousands of digits"
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a stage; for a failure that the user can fix, prints only its message, with status 1.
 
     Control characters that it prints are escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
         with contextlib.redirect_stdout(cast(Any, _Escaped(sys.stdout))):
             main()

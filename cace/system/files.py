@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cace.system.errors import UserError
 
 
@@ -58,6 +60,36 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON that is easy to read in a diff; NaN and infinity raise a ValueError."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises: UserError if it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected UTF-8 text, got other bytes ({error.reason} at byte {error.start}); "
+            f"save it as UTF-8"
+        ) from None
+
+
+def read_yaml(text: str, where: Path) -> Any:
+    """The value of a YAML text of the file `where`.
+
+    Raises: UserError if it is not YAML, or has values that Python cannot read.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be read") from None
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML checks no values: 2024-13-45 is no date, Python reads no number of 5,000 digits.
+        raise UserError(f"{where}: a value that cannot be read: {error}") from None
 
 
 def sha256(path: Path) -> str:

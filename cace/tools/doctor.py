@@ -127,7 +127,9 @@ def _run(*command: str) -> str:
     """What the command printed; empty if it failed or is not installed."""
     if shutil.which(command[0]) is None:
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -126,7 +126,7 @@ def _predictions(path: Path, id_: str) -> list[str] | None:
     """Predicted category names of the first seed, or None."""
     if not path.is_file():
         return None
-    table = pd.read_csv(path, dtype={"id": str})
+    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
     table = table[table["id"] == id_]
     found = table[table["seed"] == table["seed"].min()].head(SEGMENTS)
     return list(found["predicted"]) or None

@@ -47,7 +47,11 @@ def make_plots_offline() -> Path:
     write_atomically(DVC / TEMPLATE, PAGE % library)
     setting = ("config", "--local", "plots.html_template", TEMPLATE)
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *setting], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *setting],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         raise UserError(f"`dvc {' '.join(setting)}` failed:\n{done.stderr.strip()}")

@@ -30,14 +30,11 @@ class AudioGuidedAttention(nn.Module):
         self, visual_channels: int, audio_channels: int, positions: int, hidden: int
     ) -> None:
         super().__init__()
-        self.audio = nn.Linear(audio_channels, hidden)
-        self.visual = nn.Linear(visual_channels, hidden)
-        self.from_visual = nn.Linear(hidden, positions, bias=False)
-        self.from_audio = nn.Linear(hidden, positions, bias=False)
-        self.score = nn.Linear(positions, 1, bias=False)
-        for layer in self.children():
-            assert isinstance(layer, nn.Linear)
-            nn.init.xavier_uniform_(layer.weight)
+        self.audio = xavier_linear(audio_channels, hidden)
+        self.visual = xavier_linear(visual_channels, hidden)
+        self.from_visual = xavier_linear(hidden, positions, bias=False)
+        self.from_audio = xavier_linear(hidden, positions, bias=False)
+        self.score = xavier_linear(positions, 1, bias=False)
 
     def forward(
         self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
@@ -49,3 +46,20 @@ class AudioGuidedAttention(nn.Module):
         weights = self.score((content + shift.unsqueeze(-1)).tanh()).softmax(dim=2)
         attended = (weights.mT @ grid).squeeze(2)
         return Attended(attended, weights.view(visual.shape[:-1]))
+
+
+def xavier_linear(channels: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with the initial weights that AVEL and PSP give to most of theirs."""
+    layer = nn.Linear(channels, outputs, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
+# For each module its name in the checkpoints of AVEL and PSP.
+AUTHORS_MODULES = {
+    "attention.audio": "affine_audio",
+    "attention.visual": "affine_video",
+    "attention.from_visual": "affine_v",
+    "attention.from_audio": "affine_g",
+    "attention.score": "affine_h",
+}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cace.features.batches import Batch
 from cace.localizers.parts.co_guidance import CoGuidance
-from cace.localizers.parts.losses import category_loss, event_loss
+from cace.localizers.parts.losses import category_loss, event_loss, two_heads
 from cace.localizers.parts.protocol import Localization, Sizes, full_precision
 from cace.localizers.parts.relation import (
     AcrossModalities,
@@ -81,8 +81,8 @@ class BackgroundSuppression(nn.Module):
         self.audio_gate = nn.Linear(model, 1)
         self.visual_activation = nn.Linear(model, sizes.categories)
         self.audio_activation = nn.Linear(model, sizes.categories)
-        self.visual_interaction = Interaction(model)
-        self.audio_interaction = Interaction(model)
+        self.visual_interaction = Interaction(model, DROPOUT)
+        self.audio_interaction = Interaction(model, DROPOUT)
 
     def forward(
         self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
@@ -135,8 +135,7 @@ def suppression_losses(
     category terms; the published code counts it as category 0.
     """
     return {
-        "relevance": event_loss(out.relevance, batch, background),
-        "category": category_loss(out.class_logits.squeeze(1), batch, background),
+        **two_heads(out, batch, background),
         "gate": event_loss(out.extra["gate"], batch, background),
         "class_activation": category_loss(out.extra["class_activation"], batch, background),
     }
@@ -144,83 +143,3 @@ def suppression_losses(
 
 def _top_mean(scores: Float[Tensor, "B T C"]) -> Float[Tensor, "B C"]:
     return scores.topk(min(TOP_SEGMENTS, scores.shape[1]), dim=1).values.mean(dim=1)
-
-
-# --- names in the authors' checkpoints
-
-HEADS = {
-    "relevance_head": "localize_module.classifier",
-    "class_head": "localize_module.event_classifier",
-}
-
-UNUSED = (  # in the authors' checkpoints, but never read by their code
-    "a_fc.",
-    "spatial_channel_att.ave_bottleneck.",
-    *(f"{modality}_encoder.encoder_layer." for modality in ("video", "audio")),
-    *(f"{modality}_decoder.decoder_layer." for modality in ("video", "audio")),
-    *(f"{modality}_decoder.decoder.layers.0.self_attn." for modality in ("video", "audio")),
-)
-
-
-def authors_sizes(weights: dict[str, Tensor]) -> Sizes:
-    """Sizes of an authors' checkpoint, whose sound enters unchanged: 128 channels."""
-    return Sizes(
-        visual_channels=weights["v_fc.weight"].shape[1],
-        audio_channels=128,
-        categories=len(weights[f"{HEADS['class_head']}.weight"]),
-        positions=49,
-    )
-
-
-def authors_modules(prefix: str, visual_norm: str) -> dict[str, str]:
-    """For each module of the network under `prefix` its name in the authors' checkpoints.
-
-    visual_norm: the name of the norm of the visual self-attention there.
-    """
-    modules = {"guidance.visual_norm": f"spatial_channel_att.{visual_norm}", **_MODULES}
-    return {prefix + ours: theirs for ours, theirs in modules.items()}
-
-
-_GUIDE = "guidance.guide_visual"
-_MODULES = {
-    "visual_input.0": "v_fc",
-    f"{_GUIDE}.within_grid.query": "spatial_channel_att.video_query",
-    f"{_GUIDE}.within_grid.key": "spatial_channel_att.video_key",
-    f"{_GUIDE}.within_grid.value": "spatial_channel_att.video_value",
-    f"{_GUIDE}.calibration.squeeze": "spatial_channel_att.affine_video_ave",
-    f"{_GUIDE}.calibration.position": "spatial_channel_att.affine_video_3",
-    f"{_GUIDE}.calibration.score": "spatial_channel_att.ave_v_att",
-    f"{_GUIDE}.channel_attention.from_visual": "spatial_channel_att.affine_video_1",
-    f"{_GUIDE}.channel_attention.from_audio": "spatial_channel_att.affine_audio_1",
-    f"{_GUIDE}.channel_attention.bottleneck": "spatial_channel_att.affine_bottleneck",
-    f"{_GUIDE}.channel_attention.expand": "spatial_channel_att.affine_v_c_att",
-    f"{_GUIDE}.spatial_attention.from_visual": "spatial_channel_att.affine_video_2",
-    f"{_GUIDE}.spatial_attention.from_audio": "spatial_channel_att.affine_audio_2",
-    f"{_GUIDE}.spatial_attention.score": "spatial_channel_att.affine_v_s_att",
-    "visual_lstm": "audio_visual_rnn_layer.visual_rnn",
-    "audio_lstm": "audio_visual_rnn_layer.audio_rnn",
-    "within_visual.project": "video_encoder.affine_matrix",
-    "within_visual.layers": "video_encoder.encoder",
-    "within_audio.project": "audio_encoder.affine_matrix",
-    "within_audio.layers": "audio_encoder.encoder",
-    **{
-        f"{ours}_across.{part}": f"{theirs}_decoder.{key}"
-        for ours, theirs in (("visual", "video"), ("audio", "audio"))
-        for part, key in (
-            ("project", "affine_matrix"),
-            ("attention", "decoder.layers.0.multihead_attn"),
-            ("attention_norm", "decoder.layers.0.norm1"),
-            ("feed_forward.0", "decoder.layers.0.linear1"),
-            ("feed_forward.3", "decoder.layers.0.linear2"),
-            ("feed_forward_norm", "decoder.layers.0.norm2"),
-        )
-    },
-    "visual_gate": "video_gated.0",
-    "audio_gate": "audio_gated.0",
-    "visual_activation": "video_cas",
-    "audio_activation": "audio_cas",
-    "visual_interaction.attention": "AVInter.video_multihead",
-    "visual_interaction.norm": "AVInter.norm1",
-    "audio_interaction.attention": "VAInter.video_multihead",
-    "audio_interaction.norm": "VAInter.norm1",
-}

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cace.localizers.parts.spatial_channel_attention import (
+    ChannelAttention,
+    SpatialAttention,
+    weighted_sum,
+)
 from cace.settings import Guidance
 
 DROPOUT = 0.2
@@ -62,54 +67,7 @@ class Calibration(nn.Module):
         """context: the self-attended grid."""
         summary = self.squeeze(context.mean(dim=1, keepdim=True)).relu()
         score = self.score(self.position(context).relu() * summary).tanh()
-        return _weighted_sum(score.softmax(dim=1), context)
-
-
-class ChannelAttention(nn.Module):
-    """Which visual channels fit the sound: the grid is multiplied by 1 to 2 in each channel."""
-
-    def __init__(self, channels: int, audio_channels: int) -> None:
-        super().__init__()
-        self.from_visual = nn.Linear(channels, channels)
-        self.from_audio = nn.Linear(audio_channels, channels)
-        self.bottleneck = nn.Linear(channels, channels // 2)
-        self.expand = nn.Linear(channels // 2, channels)
-
-    def forward(
-        self,
-        grid: Float[Tensor, "N P V"],
-        context: Float[Tensor, "N P V"],
-        audio: Float[Tensor, "N A"],
-    ) -> Float[Tensor, "N P V"]:
-        """context: the self-attended grid, which the attention is computed from."""
-        # The audio factor is the same at every position: the mean can be taken without it.
-        summary = self.from_visual(context).relu().mean(dim=1)
-        matched = self.from_audio(audio).relu() * summary
-        attention = self.expand(self.bottleneck(matched).relu()).sigmoid()
-        return grid * (1 + attention.unsqueeze(1))
-
-
-class SpatialAttention(nn.Module):
-    """Where in the grid the sound comes from."""
-
-    def __init__(self, channels: int, audio_channels: int) -> None:
-        super().__init__()
-        self.from_visual = nn.Linear(channels, channels // 2)
-        self.from_audio = nn.Linear(audio_channels, channels // 2)
-        self.score = nn.Linear(channels // 2, 1)
-
-    def forward(
-        self, grid: Float[Tensor, "N P V"], audio: Float[Tensor, "N A"]
-    ) -> Float[Tensor, "N P 1"]:
-        """Weights over the positions, adding up to 1."""
-        matched = self.from_visual(grid).relu() * self.from_audio(audio).relu().unsqueeze(1)
-        return self.score(matched).tanh().softmax(dim=1)
-
-
-def _weighted_sum(
-    weights: Float[Tensor, "N P 1"], grid: Float[Tensor, "N P V"]
-) -> Float[Tensor, "N V"]:
-    return (weights.mT @ grid).squeeze(1)
+        return weighted_sum(score.softmax(dim=1), context)
 
 
 class AudioGuidedVisual(nn.Module):
@@ -130,7 +88,7 @@ class AudioGuidedVisual(nn.Module):
         context = self.within_grid(grid, norm)
         grid = self.channel_attention(grid, context, audio)
         where = self.spatial_attention(grid, audio)
-        guided = _weighted_sum(where, grid)
+        guided = weighted_sum(where, grid)
         calibrated = guided + self.beta * self.calibration(context).sigmoid() * guided
         return calibrated, where.squeeze(-1)
 

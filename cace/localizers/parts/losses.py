@@ -9,6 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cace.features.batches import Batch
+from cace.localizers.parts.protocol import Localization
+
+
+def two_heads(out: Localization, batch: Batch, background: int) -> dict[str, Float[Tensor, ""]]:
+    """Of a head that tells events from background, and one that names the clip's category."""
+    return {
+        "relevance": event_loss(out.relevance, batch, background),
+        "category": category_loss(out.class_logits.squeeze(1), batch, background),
+    }
 
 
 def event_loss(logits: Float[Tensor, "b T"], batch: Batch, background: int) -> Float[Tensor, ""]:
@@ -23,6 +32,12 @@ def category_loss(logits: Float[Tensor, "b C"], batch: Batch, background: int) -
     category, _ = clip_category(batch.labels, background)
     total = F.cross_entropy(logits, category, ignore_index=-1, reduction="sum")
     return total / max(batch.clips_with_event, 1)
+
+
+def label_loss(scores: Float[Tensor, "b T L"], batch: Batch) -> Float[Tensor, ""]:
+    """Cross-entropy of each segment's label, the background included, a mean over segments."""
+    total = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="sum")
+    return total / (scores.shape[1] * batch.clips)
 
 
 def clip_category(

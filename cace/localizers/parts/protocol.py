@@ -78,6 +78,9 @@ class Localizer(nn.Module):
 
     title: ClassVar[str]  # as people write it
     fixed_grid: ClassVar[bool] = False  # whether weights depend on the number of positions
+    modalities: ClassVar[tuple[str, ...]] = ("visual", "audio")  # that it reads
+    # What in it is a choice of ours, if its authors released no code; empty if they did.
+    reconstruction: ClassVar[str] = ""
     # Entries of `extra`, [B, T] in (0, 1), that a timeline shows, with what they mean.
     lanes: ClassVar[dict[str, str]] = {}
 

@@ -68,11 +68,14 @@ class AcrossModalities(nn.Module):
 
 
 class Interaction(nn.Module):
-    """The product of the two modalities attends to both."""
+    """The product of the two modalities attends to both.
 
-    def __init__(self, dimensions: int) -> None:
+    dropout: of the attention's weights.
+    """
+
+    def __init__(self, dimensions: int, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dimensions, HEADS, dropout=0.2, batch_first=True)
+        self.attention = nn.MultiheadAttention(dimensions, HEADS, dropout, batch_first=True)
         self.norm = nn.LayerNorm(dimensions)
         self.dropout = nn.Dropout(DROPOUT)
 

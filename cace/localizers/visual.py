@@ -1,0 +1,28 @@
+"""Vision alone: the row "Visual" of CACE-Net's Table 5."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cace.localizers.parts.protocol import Localization, Sizes, settings_of
+from cace.localizers.parts.segment_labels import OneModality
+
+
+class Visual(OneModality):
+    """One of 29 labels for each segment, from the mean of its picture and that of the others.
+
+    width: channels of each direction of the LSTM, from which the other widths follow.
+
+    Source: AVEL (Tian et al. 2018), whose paper has this row.
+    """
+
+    title = "Visual"
+    modalities = ("visual",)
+
+    def __init__(self, sizes: Sizes, *, width: int = 128) -> None:
+        super().__init__(sizes, settings_of(locals()), sizes.visual_channels, width)
+
+    def forward(
+        self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
+    ) -> Localization:
+        """Features as they are stored; the audio ones are not read."""
+        return self.label(visual.mean(dim=(2, 3)))
