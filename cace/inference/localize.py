@@ -330,9 +330,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def _training(about: dict[str, Any]) -> Training:
-    source, trained = about.get("source"), about.get("trained_categories")
-    known = tuple(name for name in about.get("categories", ()) if name in (trained or ()))
-    return Training(source if isinstance(source, str) else None, known or None)
+    return Training(about.get("source"), tuple(about.get("trained_categories", ())) or None)
 
 
 def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:
