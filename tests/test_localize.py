@@ -299,3 +299,15 @@ def test_a_spreadsheet_computes_no_name(name):
     read = pd.read_csv(io.StringIO(text))
     assert list(read["category"]) == ["'" + name.replace("\r", " "), "Türklingel"]
     assert list(read["start"]) == [-1.5, 0.0]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a.mkv", 5.0), ("a.ts", 0.0)])
+def test_only_where_players_show_a_file_s_own_times_is_its_start_late(model, tmp_path, name, shown):
+    times = [5 + k / 10 for k in range(20)]
+    sound = {"sound": tone(2.0), "sound_start": 5.0}
+    path = write_video(tmp_path / name, frames=20, fps=10, times=times, **sound)
+    found = model.localize(path)
+    assert found.starts_at == pytest.approx(shown, abs=0.05)
+    assert found.seconds == pytest.approx(2.0, abs=0.05)
+    told = [remark for remark in found.remarks if remark.startswith("players show")]
+    assert len(told) == (shown > 0)
