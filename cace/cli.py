@@ -10,14 +10,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance
-from cace.system.errors import UserError, listed, run
+from cace.system.errors import DISK, UserError, listed, printable, run
 from cace.system.files import write_atomically
 from cace.system.workers import workers
+
+if TYPE_CHECKING:
+    from cace.inference.timeline import TimedEvent, Timeline
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -26,6 +29,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize"))
+        message = printable(message)
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 
 
@@ -253,41 +257,71 @@ def _formats(text: str) -> list[str]:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from cace.inference.exports import Writer, shown, videos
+    from cace.inference.exports import Writer, videos
     from cace.inference.localize import load
 
     files = videos(options.video)
+    if not options.out and (options.embed or options.truth or options.format != list(FORMATS)):
+        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
+    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     writer = options.out and Writer(
         options.out,
         options.format,
         files,
+        made_with={
+            "model": localizer.identity,
+            "threshold": options.threshold,
+            "top": options.top,
+        },
         embed=options.embed,
         truth=options.truth,
         overwrite=options.overwrite,
     )
-    if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
-        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
-    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
+    print(printable(localizer.model))
+    print(f"  {printable(localizer.training.described(len(localizer.categories)))}")
+    if localizer.training.warning:
+        print(f"  {localizer.training.warning}")
+    print()
     failures = []
     for file in files:
+        name = printable(str(file))
+        if writer and file in writer.finished:
+            print(f"{name}: skipped, its files in {options.out} are of an equal run\n")
+            continue
         try:
             timeline = localizer.localize(file, show_progress=True)
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:
             failures.append(str(error))
-            print(f"{file}: failed, see below\n")
+        except OSError as error:
+            if error.errno in DISK:  # the other videos would fail too
+                raise
+            failures.append(f"{error.filename or file}: {error.strerror}")
+        else:
+            _print_events(timeline, events, options.threshold, written)
             continue
-        print(f"{file} ({timeline.seconds:.1f} s)")
-        for remark in timeline.remarks:
-            print(f"  {remark}")
-        none = f"no event above the threshold of {options.threshold:g}"
-        print(shown(events) if events else none)
-        for path in written:
-            print(f"  {path}")
-        print()
+        print(f"{name}: failed, see below\n")
     if failures:
         raise UserError(f"{len(failures)} of {len(files)} videos failed:{listed(failures)}")
+
+
+def _print_events(
+    timeline: "Timeline", events: list["TimedEvent"], threshold: float, written: list[Path]
+) -> None:
+    from cace.inference.exports import shown
+
+    print(f"{printable(str(timeline.file))} ({timeline.seconds:.1f} s)")
+    for remark in timeline.remarks:
+        print(f"  {printable(remark)}")
+    none = (
+        f"no event above the threshold of {threshold:g}, of the {timeline.known.sum()} categories "
+        f"that the model knows"
+    )
+    print(shown(events) if events else none)
+    for path in written:
+        print(f"  {printable(str(path))}")
+    print()
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -297,16 +331,18 @@ def _inspect(options: argparse.Namespace) -> None:
 
     clips, annotations = ClipStore(paths.CLIPS), load_annotations(paths.CLIPS / "annotations.json")
     for id_ in options.id:
-        for file in inspect_clip(
+        *files, remarks = inspect_clip(
             id_, clips, annotations, paths.PREDICTIONS / "test.csv", options.out / id_
-        ):
-            print(file)
+        )
+        for line in (*map(str, files), *(f"  {remark}" for remark in remarks)):
+            print(printable(line))
 
 
 def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
+    from cace.system.tables import markdown
     from cace.tools.check import check_folder
 
     checked = check_folder(
@@ -316,7 +352,7 @@ def _check(options: argparse.Namespace) -> None:
         deadline_seconds=options.deadline_seconds,
         workers=workers(),
     )
-    print(checked.summary.to_markdown(index=False))
+    print(markdown(checked.summary))
     if options.csv:
         write_atomically(options.csv, checked.clips.to_csv(index=False))
     if checked.remarks:

@@ -12,46 +12,21 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.card import card_of
 from cace.encoders.checkpoint import save_encoder
 from cace.encoders.visual import visual_encoder
-from cace.encoders.weights import fingerprint
 from cace.inference import localize as inference
 from cace.inference.timeline import Decision, Lane, Timeline
 from cace.localizers import load_checkpoint
-from cace.localizers.avel import Avel
-from cace.localizers.cace_net import CaceNet
 from cace.localizers.parts import checkpoints
-from cace.localizers.parts.protocol import Sizes
 from cace.media.store import as_stored
 from cace.media.video import decode_segments
 from cace.system.errors import UserError
 from tests import fill
+from tests.models import CATEGORIES, FRAMES, write_model
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
-
-FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}
-CATEGORIES = ["bell", "dog", "horn"]
-SIZES = Sizes(visual_channels=1280, audio_channels=128, categories=3, positions=4)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Two untrained seeds behind real encoders without fine-tuning."""
-    folder = tmp_path_factory.mktemp("model") / "localizer"
-    encoders = {
-        "visual": {
-            "name": "efficientnet_lite0",
-            "weights": "imagenet",
-            "finetuned_epochs": 0,
-            "sha256": fingerprint(visual_encoder("efficientnet_lite0", "imagenet")),
-        },
-        "audio": {"name": "logmel", "weights": "none"},
-    }
-    for seed in range(2):
-        torch.manual_seed(seed)
-        localizer = CaceNet(SIZES, width=32)
-        localizer.start_epoch(1.0)
-        about = {"categories": CATEGORIES, "encoders": encoders, "frames": FRAMES}
-        checkpoints.save(folder / f"seed-{seed}/best.pt", "cace_net", localizer, about)
-    checkpoints.save(folder / "avel.pt", "avel", Avel(SIZES, width=16), about)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model") / "localizer")
 
 
 def video(path, seconds, fps=10):

@@ -50,6 +50,7 @@ class Probe(NamedTuple):
 
     seconds: float | None  # None: unknown to the container
     view: tuple[float, float, float, float]  # left, top, width, height: share that encoders read
+    starts_at: float  # seconds that players show at its start
 
 
 def probe(path: Path, *, short_side: int, crop: int) -> Probe:
@@ -60,6 +61,9 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     try:
         with av.open(str(path), options=FORMATS) as container:
             seconds = container.duration / av.time_base if container.duration else None
+            # Players show the file's own times for these containers; for others they begin at 0.
+            own_clock = any(name in container.format.name for name in ("mp4", "matroska"))
+            starts_at = max(0, container.start_time or 0) / av.time_base if own_clock else 0.0
         first = next(decode_tracks(path, sound=False, damaged=lambda _: None), None)
     except av.error.FFmpegError as error:
         raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
@@ -70,7 +74,7 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
     if round(frame.rotation / 90) % 2:
         width, height = height, width
     share = crop / width, crop / height
-    return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share))
+    return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share), starts_at)
 
 
 def decode_segments(

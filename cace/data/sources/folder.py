@@ -11,7 +11,7 @@ from cace.conventions import SPLITS
 from cace.data.annotations import Annotations
 from cace.paths import INDEX
 from cace.system.errors import UserError, listed
-from cace.system.files import expect_file, sha256
+from cace.system.files import expect_file, sha256, temporary_beside
 from cace.system.workers import progress
 
 INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
@@ -114,7 +114,7 @@ def expect_as_indexed(found: pd.DataFrame) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file completely or not at all; shares its blocks if the file system can."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     with source.open("rb") as original, temporary.open("wb") as copy:
         left = os.fstat(original.fileno()).st_size
         try:
