@@ -14,7 +14,7 @@ from cace.encoders.card import card_of
 from cace.encoders.checkpoint import save_encoder
 from cace.encoders.visual import visual_encoder
 from cace.inference import localize as inference
-from cace.inference.timeline import Decision, Lane, Timeline
+from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers import load_checkpoint
 from cace.localizers.parts import checkpoints
 from cace.media.store import as_stored
@@ -196,13 +196,55 @@ def test_a_model_of_nan_is_no_model(model, tmp_path):
         cace.load(tmp_path / "nan.pt").localize(video(tmp_path / "a.mp4", 2))
 
 
-@pytest.mark.parametrize("lacking", ["categories", "encoders", "frames"])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        *("categories", "encoders", "frames", "frames.crop", "frames.precision", "encoders.audio"),
+        *("encoders.visual", "encoders.visual.finetuned_epochs", "encoders.audio.weights"),
+    ],
+)
 def test_a_checkpoint_that_contains_too_little_is_refused(model, tmp_path, lacking):
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
-    del about[lacking]
+    *above, last = lacking.split(".")
+    place = about
+    for key in above:
+        place = place[key]
+    del place[last]
     checkpoints.save(tmp_path / "a.pt", name, localizer, about)
-    with pytest.raises(UserError, match="expected a checkpoint that names its 3 categories"):
+    with pytest.raises(
+        UserError, match=f"expected a checkpoint that names its 3 categories.*got none of.*{last}"
+    ):
         cace.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("silenced", "remark"),
+    [
+        ("audio", "the model was trained without sound"),
+        ("visual", "the model was trained without p"),
+    ],
+)
+def test_a_model_of_one_modality_reads_only_that_one(model, tmp_path, silenced, remark):
+    clip = video(tmp_path / "a.mp4", 4)
+    both = cace.load(model / "seed-0/best.pt").localize(clip)
+    expected = both.without_sound if silenced == "audio" else both.without_picture
+    name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    checkpoints.save(tmp_path / "a.pt", name, localizer, {**about, "silenced": silenced})
+    found = cace.load(tmp_path / "a.pt").localize(clip)
+    np.testing.assert_allclose(found.decision.relevance, expected.relevance, atol=1e-6)
+    np.testing.assert_allclose(found.decision.category, expected.category, atol=1e-6)
+    assert not np.allclose(found.decision.category, both.decision.category, atol=1e-4)
+    assert found.attention is None
+    assert any(text.startswith(remark) for text in found.remarks)
+
+
+def test_seeds_of_different_modalities_are_not_averaged(model, tmp_path):
+    for seed, silenced in ((0, None), (1, "audio")):
+        name, localizer, about = checkpoints.read(model / f"seed-{seed}/best.pt")
+        file = tmp_path / f"seed-{seed}/best.pt"
+        checkpoints.save(file, name, localizer, {**about, "silenced": silenced})
+    with pytest.raises(UserError, match="its seeds differ in their silenced"):
+        cace.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +263,8 @@ def test_a_clip_gets_the_predictions_of_the_pipeline(project, monkeypatch):
     id_ = predicted["id"][0]
     expected = predicted[predicted["id"] == id_]
     timeline = cace.load().localize(f"data/media/AVE/{id_}.mp4")
+    # The pipeline also predicts categories that had no training clip.
+    timeline = timeline._replace(training=Training())
     names = [*timeline.categories, "background"]
     assert timeline.decision.relevance == pytest.approx(expected["relevance"].values, abs=1e-3)
     assert [names[label] for label in timeline.labels()] == list(expected["predicted"])

@@ -12,8 +12,10 @@ from cace.conventions import SCORED_CLIPS
 from cace.evaluation.accuracy import segment_predictions
 from cace.features.batches import Silenced, Split
 from cace.localizers.parts import checkpoints
+from cace.localizers.parts.about import Encoders
 from cace.localizers.parts.checkpoints import Checkpoint
 from cace.localizers.parts.protocol import Localizer, Sizes
+from cace.settings import check_some
 from cace.system.errors import UserError
 
 
@@ -106,6 +108,7 @@ def expect_fit(checkpoint: Checkpoint, split: Split, path: Path) -> None:
             f"run `dvc repro train`"
         )
     encoders = about.get("encoders", {}), store.provenance["encoders"]
+    check_some(Encoders, encoders[1], f"{store.path}, provenance: encoders")
     for modality in sorted(set(encoders[0]) & set(encoders[1])):
         trained, here = (cards[modality] for cards in encoders)
         known = [key for key in ("name", "sha256") if key in trained and key in here]

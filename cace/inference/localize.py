@@ -26,6 +26,7 @@ from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Decoded, Encoding
+from cace.features.batches import Silenced
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
@@ -86,6 +87,7 @@ class EventLocalizer(NamedTuple):
     device: torch.device
     model: str
     training: Training
+    silenced: Silenced | None  # in training, and so here
     identity: str  # hash of all weights and settings
 
     def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
@@ -146,6 +148,9 @@ class EventLocalizer(NamedTuple):
                 f"players show {probed.starts_at:.2f} s at its start: captions use their clock, "
                 f"all other times count from the start"
             )
+        if self.silenced:
+            unused = {"audio": "sound", "visual": "picture"}[self.silenced]
+            remarks.append(f"the model was trained without {unused}, and does not use it")
         if seconds - left_out < SEGMENTS:
             remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
         both, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
@@ -214,12 +219,17 @@ class EventLocalizer(NamedTuple):
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])
+        if self.silenced == "visual":
+            visual = torch.zeros_like(visual[:, :, :1, :1])  # one position, as in training
+        elif self.silenced == "audio":
+            audio = torch.zeros_like(audio)
         found = []
         for localizer in self.localizers:
             precision = next(localizer.parameters()).dtype
             found.append(localizer(visual.to(precision), audio.to(precision)))
         category = _mean([out.class_logits.softmax(dim=-1) for out in found])
         attention = [out.attention[0] for out in found if out.attention is not None]
+        attention = attention if self.silenced is None else []
         window = _Window(
             start,
             _mean([out.relevance.sigmoid() for out in found]),
@@ -274,14 +284,15 @@ def load(
     files = _checkpoints(Path(path))
     read = [checkpoints.read(file, localizer, **settings) for file in files]
     about = read[0].about
-    if any(other.about.get("encoders") != about.get("encoders") for other in read):
-        raise UserError(f"{path}: its seeds were trained on features of different encoders")
+    for key in ("encoders", "frames", "categories", "silenced"):
+        if any(other.about.get(key) != about.get(key) for other in read):
+            raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")
     count = read[0].localizer.sizes.categories
-    lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
+    lacks = _lacks(about) if about else []
     if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
             f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
-            f"frames; run `dvc repro train`"
+            f"frames{', got none of ' if lacks else ''}{', '.join(lacks)}; run `dvc repro train`"
         )
     device = choose_device()
     is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
@@ -312,6 +323,7 @@ def load(
         device,
         f"{path}: {count_of} ({title}) on {names}",
         _training(about),
+        about.get("silenced"),
         hashlib.sha256("".join(identity).encode()).hexdigest(),
     )
 
@@ -327,6 +339,23 @@ def _checkpoints(path: Path) -> list[Path]:
             f"checkpoint"
         )
     return files
+
+
+def _lacks(about: dict[str, Any]) -> list[str]:
+    """What is needed to encode a video as the clips of the training were, and is not there."""
+    cards = about.get("encoders", {})
+    visual, audio, frames = cards.get("visual", {}), cards.get("audio", {}), about.get("frames", {})
+    needed = {
+        "": (about, ["categories"]),
+        "encoders.visual.": (visual, ["name", "weights"]),
+        "encoders.audio.": (audio, ["name", "weights"]),
+    }
+    if visual.get("weights") != RELEASED_WEIGHTS:
+        needed["encoders.visual."][1].append("finetuned_epochs")
+        needed["frames."] = frames, [*RELEASED_FRAMES]
+    return [
+        f"{where}{key}" for where, (has, keys) in needed.items() for key in keys if key not in has
+    ]
 
 
 def _training(about: dict[str, Any]) -> Training:

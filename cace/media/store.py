@@ -22,7 +22,9 @@ from PIL import Image
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.system.errors import UserError
 from cace.system.files import expect_file, hash_folder, read_text, write_atomically, write_json
+from cace.system.hdf5 import expect_undamaged, open_hdf5, opened
 
+DECODE_AGAIN = "run `dvc repro decode`"
 OPEN_SHARDS = 256  # of a store: a system lets a process have 1024 files open, or fewer
 SOUND_SCALE = 32_767  # int16 of full scale
 PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
@@ -140,7 +142,7 @@ def write_index(folder: Path, shards: Iterable[Path], settings: dict[str, Any]) 
 
 
 def _shard_index(path: Path) -> pd.DataFrame:
-    with h5py.File(path) as file:
+    with opened(path, DECODE_AGAIN) as file:
         usable = file["usable"][:]
         picture, sound = file["picture_seconds"][:], file["sound_seconds"][:]
         return pd.DataFrame(
@@ -192,17 +194,19 @@ class ClipStore:
     def frames(self, id_: str, which: Sequence[int] | None = None) -> UInt8[np.ndarray, "n H W 3"]:
         """RGB frames of a clip, all of them or those at the given places (fps a second)."""
         file, row = self._find(id_)
-        offsets = file["frame_offset"][row]
-        begin, end = offsets[0], offsets[-1]
-        data = file["frame"][begin:end].tobytes()
-        offsets = offsets - begin
-        places = range(len(offsets) - 1) if which is None else which
-        return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
+        with expect_undamaged(file, DECODE_AGAIN):
+            offsets = file["frame_offset"][row]
+            begin, end = offsets[0], offsets[-1]
+            data = file["frame"][begin:end].tobytes()
+            offsets = offsets - begin
+            places = range(len(offsets) - 1) if which is None else which
+            return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
 
     def sound(self, id_: str) -> Float32[np.ndarray, "T S"]:
         """32 kHz sound of a clip in [-1, 1], one row per segment."""
         file, row = self._find(id_)
-        return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
+        with expect_undamaged(file, DECODE_AGAIN):
+            return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
 
     def _find(self, id_: str) -> tuple[h5py.File, int]:
         if id_ not in self.index.index:
@@ -216,5 +220,6 @@ class ClipStore:
             if len(self._open) >= OPEN_SHARDS:
                 # It is closed when nothing reads from it any more, on this or another thread.
                 self._open.pop(next(iter(self._open)), None)
-            file = self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
+            path = expect_file(self.folder / name, made_by="decode")
+            file = self._open[name] = open_hdf5(path, DECODE_AGAIN)
         return file, int(entry["row"])

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import requests
-from filelock import FileLock
 from tqdm import tqdm
 
 from cace.system.errors import UserError, listed
 from cace.system.files import sha256, workspace_root
+from cace.system.locks import locked
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before each retry; from the first again once data has arrived
 DRIVE = "https://drive.google.com/uc?export=download&id="
@@ -103,7 +103,7 @@ def _fetch_one(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Path:
     target = folder / file.name
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):  # another run may need the same file
+        with locked(folder / f".{file.name}.lock", f"the download of {file.name} by another run"):
             if not target.is_file():
                 part = folder / f"{file.name}.part"
                 print(f"download: {file}", flush=True)

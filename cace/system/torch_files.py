@@ -49,7 +49,7 @@ def read_torch_file(path: Path) -> Any:
             why = f"contains {found[1]}, whose loading would run code"
         else:
             detail = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-            what = shown(detail.partition("\n")[0] or type(error).__name__, 100).strip("'\"")
+            what = shown(detail.partition("\n")[0] or type(error).__name__, 100)[1:-1]
             raise UserError(
                 f"{path}: not a PyTorch file, or a damaged one ({what}); get it again"
             ) from error

@@ -84,9 +84,9 @@ class About(Section):
 
     model_config = ConfigDict(extra="allow")  # whatever a later version records
 
-    source: Source | None
+    source: Source
     categories: list[Name]
-    trained_categories: list[Name] | None
+    trained_categories: list[Name]
     encoders: Encoders
     frames: Frames
     grid: Annotated[list[Count], Field(min_length=2, max_length=2)]
@@ -110,5 +110,5 @@ def check_about(about: dict[str, Any], sizes: Sizes, where: str) -> None:
             f"{where}: expected the names of its {sizes.categories} categories, got "
             f"{len(set(categories))} different ones"
         )
-    if strange := set(about.get("trained_categories") or ()) - set(categories or ()):
+    if strange := set(about.get("trained_categories", ())) - set(categories or ()):
         raise UserError(f"{where}: was trained on {sorted(strange)[:3]}, which it does not know")

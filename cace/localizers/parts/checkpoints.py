@@ -66,7 +66,9 @@ def save(path: Path, name: str, localizer: Localizer, about: dict[str, Any]) -> 
     """Writes a checkpoint; the same weights give the same bytes.
 
     about: plain values: categories, encoders, epoch, and whatever a reader may want to know.
+    Raises: UserError if one is a value that `read` would refuse.
     """
+    check_about(about, localizer.sizes, str(path))
     buffer = io.BytesIO()  # a file's bytes would depend on its name
     content = {
         "format": FORMAT,
