@@ -25,7 +25,7 @@ CELLS = Path("data/baselines/cells")
 
 
 def main() -> None:
-    """Writes data/baselines/cells/<method>/: scores under both protocols, and predictions on test."""
+    """Writes data/baselines/cells/<method>/: scores of both protocols, predictions on test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help=f"a file in {SETTINGS}, without .yaml")
     method = parser.parse_args().method

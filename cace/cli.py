@@ -10,14 +10,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance, Source, load_params
-from cace.system.errors import UserError, listed, run, shown
+from cace.system.errors import DISK, UserError, listed, printable, run, shown
 from cace.system.files import write_atomically
 from cace.system.workers import workers
+
+if TYPE_CHECKING:
+    from cace.inference.timeline import TimedEvent, Timeline
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
 
@@ -26,6 +29,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize"))
+        message = printable(message)
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 
 
@@ -278,44 +282,74 @@ def _formats(text: str) -> list[str]:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from cace.inference.exports import Writer, shown, videos
+    from cace.inference.exports import Writer, videos
     from cace.inference.localize import load
 
     left_out: list[str] = []
     files = videos(options.video, left_out)
     if left_out:
         print(f"left out:{listed(left_out)}\n")
+    if not options.out and (options.embed or options.truth or options.format != list(FORMATS)):
+        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
+    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
     writer = options.out and Writer(
         options.out,
         options.format,
         files,
+        made_with={
+            "model": localizer.identity,
+            "threshold": options.threshold,
+            "top": options.top,
+        },
         embed=options.embed,
         truth=options.truth,
         overwrite=options.overwrite,
     )
-    if not writer and (options.embed or options.truth or options.format != list(FORMATS)):
-        raise UserError("--format, --embed and --truth need --out DIR, the folder to write to")
-    localizer = load(options.model, encoder=options.encoder, **_authors_settings(options))
+    print(printable(localizer.model))
+    print(f"  {printable(localizer.training.described(len(localizer.categories)))}")
+    if localizer.training.warning:
+        print(f"  {localizer.training.warning}")
+    print()
     failures = []
     for file in files:
+        name = printable(str(file))
+        if writer and file in writer.finished:
+            print(f"{name}: skipped, its files in {options.out} are of an equal run\n")
+            continue
         try:
             timeline = localizer.localize(file, show_progress=True)
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:
             failures.append(str(error))
-            print(f"{file}: failed, see below\n")
+        except OSError as error:
+            if error.errno in DISK:  # the other videos would fail too
+                raise
+            failures.append(f"{error.filename or file}: {error.strerror}")
+        else:
+            _print_events(timeline, events, options.threshold, written)
             continue
-        print(f"{file} ({timeline.seconds:.1f} s)")
-        for remark in timeline.remarks:
-            print(f"  {remark}")
-        none = f"no event above the threshold of {options.threshold:g}"
-        print(shown(events) if events else none)
-        for path in written:
-            print(f"  {path}")
-        print()
+        print(f"{name}: failed, see below\n")
     if failures:
         raise UserError(f"{len(failures)} of {len(files)} videos failed:{listed(failures)}")
+
+
+def _print_events(
+    timeline: "Timeline", events: list["TimedEvent"], threshold: float, written: list[Path]
+) -> None:
+    from cace.inference.exports import shown
+
+    print(f"{printable(str(timeline.file))} ({timeline.seconds:.1f} s)")
+    for remark in timeline.remarks:
+        print(f"  {printable(remark)}")
+    none = (
+        f"no event above the threshold of {threshold:g}, of the {timeline.known.sum()} categories "
+        f"that the model knows"
+    )
+    print(shown(events) if events else none)
+    for path in written:
+        print(f"  {printable(str(path))}")
+    print()
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -327,14 +361,16 @@ def _inspect(options: argparse.Namespace) -> None:
     folder, predictions = top / paths.CLIPS, top / paths.PREDICTIONS / "test.csv"
     clips, annotations = ClipStore(folder), load_annotations(folder / "annotations.json")
     for id_ in options.id:
-        for file in inspect_clip(id_, clips, annotations, predictions, options.out / id_):
-            print(file)
+        *files, remarks = inspect_clip(id_, clips, annotations, predictions, options.out / id_)
+        for line in (*map(str, files), *(f"  {remark}" for remark in remarks)):
+            print(printable(line))
 
 
 def _check(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from cace.data.sources.folder import INDEX_COLUMNS, read_index
+    from cace.system.tables import markdown
     from cace.tools.check import Limits, check_folder
 
     if options.csv and options.csv.is_dir():
@@ -359,7 +395,7 @@ def _check(options: argparse.Namespace) -> None:
             limits=limits._replace(**{key: value for key, value in given.items() if value}),
             workers=workers(),
         )
-    print(checked.summary.to_markdown(index=False))
+    print(markdown(checked.summary))
     if options.csv:
         write_atomically(options.csv, checked.clips.to_csv(index=False))
     if checked.remarks:
@@ -423,14 +459,19 @@ def _plots(_: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from cace.evaluation.predict import load_for
+    from cace.evaluation.predict import expect_fit
     from cace.evaluation.protocols import evaluate
     from cace.features.batches import Split
     from cace.features.store import FeatureStore
+    from cace.localizers.parts import checkpoints
     from cace.system.device import choose_device
 
-    split = Split(FeatureStore(options.features), options.split, choose_device())
-    settings = _authors_settings(options)
-    localizer = load_for(split, options.checkpoint, settings.pop("localizer", None), **settings)
-    scores, _ = evaluate(localizer, split, options.threshold)
-    print(json.dumps({"split": options.split, "clips": len(split), **scores._asdict()}, indent=2))
+    settings, device = _authors_settings(options), choose_device()
+    store = FeatureStore(options.features)
+    checkpoint = checkpoints.read(options.checkpoint, settings.pop("localizer", None), **settings)
+    silenced = checkpoint.about.get("silenced")  # a baseline of one modality is scored as one
+    split = Split(store, options.split, device, silenced)
+    expect_fit(checkpoint, split, options.checkpoint)
+    scores, _ = evaluate(checkpoint.localizer.to(device), split, options.threshold)
+    of = {"split": options.split, "clips": len(split), "silenced": silenced}
+    print(json.dumps({**of, **scores._asdict()}, indent=2))

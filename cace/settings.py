@@ -355,7 +355,12 @@ class Params(Section):
     def of_training(self) -> dict[str, Any]:
         """All settings that a trained localizer depends on, as plain JSON."""
         train = self.train.model_dump(mode="json")
-        return {"localizer": self.localizer.name, "settings": self.method, "train": train}
+        return {
+            "source": self.data.source,
+            "localizer": self.localizer.name,
+            "settings": self.method,
+            "train": train,
+        }
 
 
 # The methods: each has a section in params.yaml and a module in cace/localizers/.
@@ -447,6 +452,42 @@ def check_section(section: type[S], values: object, where: str) -> S:
     Raises: UserError that names `where` and each wrong key.
     """
     return _checked(section, values, lambda _: f"{where}: ")
+
+
+def check_some(section: type[Section], values: object, where: str) -> None:
+    """Checks some of a section's settings; others may be missing, and no value is converted.
+
+    Raises: UserError as `check_section`.
+    """
+    try:
+        section.model_validate(values, strict=True)
+    except ValidationError as error:
+        wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
+        if wrong:
+            lines = [f"{where}: {_explain(problem)}" for problem in wrong]
+            raise UserError("\n  ".join(lines)) from None
+
+
+def check_method(name: str, settings: dict[str, Any], where: str) -> None:
+    """Checks arguments of a method's constructor, by the names that `Params.method` gives them.
+
+    Raises: UserError as `check_section`.
+    """
+    sections: dict[type[Section], dict[str, Any]] = {}
+    own: type[MethodParams] = Params.model_fields[name].annotation  # type: ignore[assignment]
+    for key, value in settings.items():
+        section: type[Section] = own
+        field = key
+        if name == "cace_net" and key not in own.model_fields:
+            if key.startswith("bece_"):
+                section, field = BeceParams, key.removeprefix("bece_")
+            elif key in LocalizerParams.model_fields:
+                section = LocalizerParams
+            else:
+                section, field = GuidanceParams, "mode" if key == "guidance" else key
+        sections.setdefault(section, {})[field] = value
+    for section, values in sections.items():
+        check_some(section, values, where)
 
 
 def _checked(section: type[S], values: object, place: Callable[[ErrorDetails], str]) -> S:

@@ -19,6 +19,8 @@ TIMES = np.arange(160) / 16  # of the kept frames
 VARIABLE = np.sort(np.random.default_rng(0).choice(np.arange(1, 499), 150, replace=False)) / 50
 DELAY = 1024 / 48_000  # seconds of nothing with which an AAC encoder starts
 
+AC3_DELAY = 256 / 48_000
+
 
 class Kind(NamedTuple):
     """A kind of clip."""
@@ -156,15 +158,25 @@ def leading_elsewhere(path: Path) -> None:
 def rotated(degrees: int) -> Kind:
     """A picture that a player turns."""
     make = video(rotation=degrees)
-    return Kind("rotated by its display matrix", f"turned-{degrees}.mp4", make, turned=degrees)
+    return Kind(
+        "rotated or mirrored by its display matrix", f"turned-{degrees}.mp4", make, turned=degrees
+    )
 
 
 def with_codecs(file: str, picture: str, sound: str, slow: bool = False, **options) -> Kind:
     """A container with its usual codecs."""
     make = video(codec=picture, sound_codec=sound, **options)
-    return Kind("mp4, mkv, webm, mov, avi", file, make, slow=slow)
+    row = "mp4, mkv, webm, mov, avi" if file.endswith(COMMON) else OTHER
+    return Kind(row, file, make, slow=slow)
 
 
+def late(kind: Kind, delay: float) -> Kind:
+    """In a container that cannot hide the delay of the sound's encoder: all starts later by it."""
+    return kind._replace(frames=at_rate(25, start=delay), sound_at=delay)
+
+
+COMMON = ("mp4", "mkv", "webm", "mov", "avi")
+OTHER = "m4v, qt, f4v, 3gp, 3g2, flv, mpg, vob, ts, m2ts, wmv, asf, ogv, mxf, dv"
 RATES = "1 to 120 frames a second, constant or variable"
 SIZES = "any size, 144p to 4K"
 SOUNDS = "mono, stereo, 5.1; 8 to 96 kHz"
@@ -175,6 +187,7 @@ SHORT = "less than 9 s of picture or of sound"
 CUT_LATE = "cut off after 9 s"
 CUT = "cut off before 9 s"
 NO_VIDEO = "zero bytes, HTML, anything else that is not a video"
+NO_FORMAT = "not decodable: not in a format for video with sound"
 
 KINDS = (
     with_codecs("h264.mp4", "libx264", "aac"),
@@ -186,6 +199,12 @@ KINDS = (
     with_codecs("mjpeg.mov", "mjpeg", "pcm_s16le", pixels="yuvj420p"),
     with_codecs("mpeg4.avi", "mpeg4", "pcm_s16le"),
     with_codecs("h264.avi", "libx264", "pcm_s16le"),
+    with_codecs("h264.qt", "libx264", "aac"),
+    with_codecs("h264.3g2", "libx264", "aac"),
+    late(with_codecs("h264.f4v", "libx264", "aac"), DELAY),
+    late(with_codecs("mpeg2.vob", "mpeg2video", "ac3"), AC3_DELAY),
+    with_codecs("mpeg2.mxf", "mpeg2video", "pcm_s16le"),
+    with_codecs("dv.dv", "dvvideo", "pcm_s16le", size=(720, 576)),
     Kind(RATES, "1fps.mp4", video(frames=10, fps=1), frames=at_rate(1)),
     Kind(RATES, "15fps.mp4", video(frames=150, fps=15), frames=at_rate(15)),
     Kind(RATES, "120fps.mp4", video(frames=1200, fps=120), frames=at_rate(120)),
@@ -262,6 +281,8 @@ KINDS = (
         joined(rate=44_100),
         "the sampling rate changes within the sound track",
     ),
+    Kind(NO_VIDEO, "a.wav", video(picture=False, sound_codec="pcm_s16le"), NO_FORMAT),
+    Kind(NO_VIDEO, "a.gif", video(codec="gif", pixels="rgb8", sound=None), NO_FORMAT),
     Kind(NO_VIDEO, "empty.mp4", nonsense(b""), "not decodable"),
     Kind(NO_VIDEO, "page.mp4", nonsense(b"<html>Quota exceeded</html>"), "not decodable"),
     Kind(

@@ -44,7 +44,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
             return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
 
     torch.save({"weights": Attack()}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="expected a checkpoint of plain tensors"):
+    with pytest.raises(UserError, match="contains exec, whose loading would run code; "):
         load_checkpoint(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -53,7 +53,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="a.pt: expected a checkpoint of plain tensors, undamaged"):
+    with pytest.raises(UserError, match="a.pt: not a PyTorch file, or a damaged one"):
         load_checkpoint(tmp_path / "a.pt")
 
 
@@ -134,7 +134,9 @@ def test_a_checkpoint_with_a_piece_missing_is_refused(tmp_path, damage):
         del content[damage]
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(
-        UserError, match=r"a\.pt: (a damaged checkpoint|CACE-Net has no setting zzz|neither our)"
+        UserError,
+        match=r"a\.pt: (a damaged checkpoint|CACE-Net has no setting zzz|expected tensors by name"
+        r"|not a checkpoint of CACE-Net .*missing)",
     ):
         load_checkpoint(tmp_path / "a.pt")
 
@@ -176,7 +178,7 @@ def test_a_checkpoint_of_another_method_is_refused_by_name(tmp_path):
 
 def test_an_unknown_method_or_setting_is_refused_with_what_there_is(tmp_path):
     file = authors_file(tmp_path, "None")
-    with pytest.raises(UserError, match="expected a localizer of cace_net, cmbs, avel, got 'yolo'"):
+    with pytest.raises(UserError, match="expected a localizer of cace_net, cmbs, .*, got 'yolo'"):
         load_checkpoint(file, localizer="yolo")
     with pytest.raises(
         UserError, match="CACE-Net has no setting lambda; expected some of guidance, beta"
@@ -197,5 +199,7 @@ def test_checkpoints_of_other_authors_load(tmp_path, name):
 
 def test_a_pickled_module_is_refused_and_not_run(tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "AV_att.pt")
-    with pytest.raises(UserError, match="pickled modules are refused, since loading them would"):
+    with pytest.raises(
+        UserError, match="contains torch.nn.modules.linear.Linear, whose loading would"
+    ):
         load_checkpoint(tmp_path / "AV_att.pt", localizer="avel")

@@ -121,6 +121,15 @@ def test_clips_are_counted_by_what_became_of_them(annotated, tmp_path):
     assert ClipStore(tmp_path / "clips").usable("good")
 
 
+def test_remarks_are_printed_and_listed_with_the_clip(annotated, tmp_path, capsys):
+    write_video(annotated / "AVE/good.mp4", sound=0 * tone())
+    decode_to_a_store(annotated, tmp_path)
+    assert "1 of 3 clips:\n  good: the sound is digitally silent" in capsys.readouterr().out
+    index = ClipStore(tmp_path / "clips").index
+    assert index.at["good", "remarks"] == "the sound is digitally silent"
+    assert index.at["good", "sound"] == "48000 Hz, stereo"
+
+
 @pytest.fixture
 def stuck(media, tmp_path):
     """Three clips, the second of them a named pipe: opening it waits for a writer."""

@@ -61,7 +61,7 @@ def test_another_file_is_refused(tmp_path, content):
         torch.save({"name": NAME}, tmp_path / "e.pt")
     else:
         (tmp_path / "e.pt").write_bytes(content)
-    with pytest.raises(UserError, match="e.pt: expected a visual encoder of `finetune`, got: "):
+    with pytest.raises(UserError, match="e.pt: (not a PyTorch file|expected a visual encoder)"):
         load_encoder(tmp_path / "e.pt", NAME)
 
 

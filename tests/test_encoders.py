@@ -197,14 +197,14 @@ def test_weights_that_carry_code_are_refused_and_not_run(tmp_path):
             return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
 
     torch.save({"state_dict": Attack()}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match="not a plain PyTorch file of tensors"):
+    with pytest.raises(UserError, match="contains exec, whose loading would run code"):
         visual_encoder("vgg19", str(tmp_path / "bad.pth"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"do not fit the network; missing .*other shape \['0.we"):
+    with pytest.raises(UserError, match=r"do not fit the network; missing: .*other shape: \['0.we"):
         visual_encoder("vgg19", str(tmp_path / "other.pth"))
 
 

@@ -1,12 +1,15 @@
 """Test scores over seeds, and the baselines beside them."""
 
+import json
 import shutil
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from cace import cli
 from cace.data.annotations import Annotations
 from cace.evaluation.predict import load_for, predict
 from cace.evaluation.protocols import evaluate_runs
@@ -155,6 +158,66 @@ def test_a_model_of_another_grid_is_refused_where_its_weights_depend_on_it(store
     load_for(split, tmp_path / "cace_net.pt")
     with pytest.raises(UserError, match=r"expects 4 positions \(got 9\)"):
         load_for(split, tmp_path / "avel.pt")
+
+
+@pytest.mark.parametrize("name", ["seed-0", *UNIMODAL])
+def test_a_checkpoint_is_scored_with_the_modalities_that_it_was_trained_on(
+    store, models, capsys, name
+):
+    file = models / name / "best.pt"
+    cli.main(
+        ["evaluate", "--checkpoint", str(file), "--features", str(store.path), "--split", "val"]
+    )
+    scores = json.loads(capsys.readouterr().out)
+    # Training scored this very epoch on val, to choose it.
+    assert scores["accuracy"] == checkpoints.read(file).about["accuracy"]
+    assert scores["silenced"] == UNIMODAL.get(name)
+
+
+def test_a_wrong_value_in_a_checkpoint_is_one_sentence_at_the_front_door(store, models, tmp_path):
+    content = torch.load(models / "seed-0/best.pt", weights_only=True)
+    content["about"]["frames"] = {"fps": 10**9}
+    torch.save(content, file := tmp_path / "a.pt")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", "--features", str(store.path), "--checkpoint", str(file)])
+    assert str(caught.value) == (
+        f"error: {file}, about: frames.fps: expected less than or equal to 60, got 1000000000"
+    )
+
+
+def test_a_checkpoint_in_the_place_of_one_of_other_modalities_is_refused(store, models, tmp_path):
+    copy = shutil.copytree(models, tmp_path / "models")
+    (copy / "audio_only").rename(tmp_path / "audio_only")
+    shutil.copytree(copy / "seed-0", copy / "audio_only")
+    with pytest.raises(UserError, match=r"audio_only/best\.pt: was trained with both modalities"):
+        evaluate(store, copy)
+    shutil.rmtree(copy / "seed-1")
+    (tmp_path / "audio_only").rename(copy / "seed-1")
+    with pytest.raises(UserError, match=r"seed-1/best\.pt: was trained with visual silenced, and"):
+        evaluate(store, copy)
+
+
+def test_a_checkpoint_of_other_encoders_is_refused(models, tmp_path):
+    cards = {"visual": {"name": "vgg19", "sha256": "1" * 64}, "audio": {"name": "logmel"}}
+    stores = []
+    for name in ("trained", "same", "other"):
+        file = write_feature_store(tmp_path / f"{name}.h5")
+        encoders = {**cards, "visual": {**cards["visual"], "weights": f"/mine/{name}.pth"}}
+        if name == "other":
+            encoders["visual"]["sha256"] = "2" * 64
+        with h5py.File(file, "r+") as changed:
+            provenance = {**json.loads(changed.attrs["provenance"]), "encoders": encoders}
+            changed.attrs["provenance"] = json.dumps(provenance)
+        stores.append(FeatureStore(file))
+    train(stores[0], tmp_path / "run", epochs=1)
+    same, other = (Split(store, "test", CPU) for store in stores[1:])
+    load_for(same, tmp_path / "run/best.pt")
+    with pytest.raises(
+        UserError,
+        match=r"trained on visual features of vgg19 \(sha256 1{12}\), and those of .*other\.h5 are "
+        r"of vgg19 \(sha256 2{12}\); run `dvc repro train`, or name the feature store",
+    ):
+        load_for(other, tmp_path / "run/best.pt")
 
 
 def test_runs_of_before_are_still_read(store, models, tmp_path):

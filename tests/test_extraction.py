@@ -242,8 +242,14 @@ def damage(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.pop("audio"), "audio: expected 3 axes, got nothing"),
-        (lambda f: f.move("labels", "visual2"), "labels: expected 2 axes, got nothing"),
+        (
+            lambda f: f.pop("audio"),
+            "expected a data set audio, got categories, id, labels",
+        ),
+        (
+            lambda f: f.move("labels", "visual2"),
+            "expected a data set labels, got audio, categories",
+        ),
         (
             lambda f: (f.pop("audio"), f.create_dataset("audio", (3, 9, 2), "f2")),
             r"audio: expected \[3, 10, ...\] as the labels, got \(3, 9, 2\)",

@@ -8,50 +8,27 @@ import pytest
 import torch
 
 import cace
+from cace.cli import main
 from cace.encoders.audio import audio_encoder
 from cace.encoders.card import card_of
 from cace.encoders.checkpoint import save_encoder
 from cace.encoders.visual import visual_encoder
-from cace.encoders.weights import fingerprint
 from cace.inference import localize as inference
-from cace.inference.timeline import Decision, Lane, Timeline
+from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers import load_checkpoint
-from cace.localizers.avel import Avel
-from cace.localizers.cace_net import CaceNet
 from cace.localizers.parts import checkpoints
-from cace.localizers.parts.protocol import Sizes
 from cace.media.store import as_stored
 from cace.media.video import decode_segments
 from cace.system.errors import UserError
 from tests import fill
+from tests.damage import write_damaged
+from tests.models import CATEGORIES, FRAMES, write_model
 from tests.videos import WRONG_KINDS, sweep, tone, write_video, write_wrong_kind
-
-FRAMES = {"fps": 2, "short_side": 68, "crop": 64, "jpeg_quality": 90, "precision": "float32"}
-CATEGORIES = ["bell", "dog", "horn"]
-SIZES = Sizes(visual_channels=1280, audio_channels=128, categories=3, positions=4)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Two untrained seeds behind real encoders without fine-tuning."""
-    folder = tmp_path_factory.mktemp("model") / "localizer"
-    encoders = {
-        "visual": {
-            "name": "efficientnet_lite0",
-            "weights": "imagenet",
-            "finetuned_epochs": 0,
-            "sha256": fingerprint(visual_encoder("efficientnet_lite0", "imagenet")),
-        },
-        "audio": {"name": "logmel", "weights": "none"},
-    }
-    for seed in range(2):
-        torch.manual_seed(seed)
-        localizer = CaceNet(SIZES, width=32)
-        localizer.start_epoch(1.0)
-        about = {"categories": CATEGORIES, "encoders": encoders, "frames": FRAMES}
-        checkpoints.save(folder / f"seed-{seed}/best.pt", "cace_net", localizer, about)
-    checkpoints.save(folder / "avel.pt", "avel", Avel(SIZES, width=16), about)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model") / "localizer")
 
 
 def video(path, seconds, fps=10):
@@ -62,7 +39,7 @@ def video(path, seconds, fps=10):
 def plain(path, localizer, seconds, silent=()):
     """Windows at 0, 5, 10, ... and one that ends with the video, each on its own; their mean."""
     see, hear = visual_encoder("efficientnet_lite0", "imagenet"), audio_encoder("logmel", "none")
-    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print)
+    decoded = decode_segments(path, fps=2, short_side=68, crop=64, damaged=print, remark=print)
     seen, heard = [], []
     for segment in islice(decoded, seconds):
         frames, sound = as_stored(segment.frames, segment.sound, FRAMES["jpeg_quality"])
@@ -98,6 +75,23 @@ def test_a_second_is_the_mean_of_the_windows_that_hold_it(model, tmp_path, secon
     assert np.ptp(timeline.decision.relevance) > 0.005
     assert timeline.attention.shape == (seconds, 2, 2)
     assert timeline.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(seconds), abs=1e-3)
+
+
+def test_a_timeline_remarks_on_sound_that_is_lost(model, tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=20, fps=10, sound=tone(2) * [[1], [-1]])
+    timeline = cace.load(model / "seed-0/best.pt").localize(path)
+    assert any("channels of the sound cancel" in remark for remark in timeline.remarks)
+
+
+@pytest.mark.slow
+def test_forty_damaged_files_are_each_localized_or_refused_with_a_reason(model, tmp_path, capsys):
+    names = write_damaged(tmp_path, 40)
+    with pytest.raises(SystemExit) as caught:
+        main(["localize", str(tmp_path), "--model", str(model / "seed-0/best.pt")])
+    said = f"{capsys.readouterr().out}{caught.value}"
+    for name in names:
+        assert f"{name} (" in said or f"{name}: failed" in said
+    assert "of 40 videos failed" in said
 
 
 def test_a_method_that_decides_each_segment_is_localized_alike(model, tmp_path):
@@ -202,13 +196,55 @@ def test_a_model_of_nan_is_no_model(model, tmp_path):
         cace.load(tmp_path / "nan.pt").localize(video(tmp_path / "a.mp4", 2))
 
 
-@pytest.mark.parametrize("lacking", ["categories", "encoders", "frames"])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        *("categories", "encoders", "frames", "frames.crop", "frames.precision", "encoders.audio"),
+        *("encoders.visual", "encoders.visual.finetuned_epochs", "encoders.audio.weights"),
+    ],
+)
 def test_a_checkpoint_that_contains_too_little_is_refused(model, tmp_path, lacking):
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
-    del about[lacking]
+    *above, last = lacking.split(".")
+    place = about
+    for key in above:
+        place = place[key]
+    del place[last]
     checkpoints.save(tmp_path / "a.pt", name, localizer, about)
-    with pytest.raises(UserError, match="expected a checkpoint that names its 3 categories"):
+    with pytest.raises(
+        UserError, match=f"expected a checkpoint that names its 3 categories.*got none of.*{last}"
+    ):
         cace.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("silenced", "remark"),
+    [
+        ("audio", "the model was trained without sound"),
+        ("visual", "the model was trained without p"),
+    ],
+)
+def test_a_model_of_one_modality_reads_only_that_one(model, tmp_path, silenced, remark):
+    clip = video(tmp_path / "a.mp4", 4)
+    both = cace.load(model / "seed-0/best.pt").localize(clip)
+    expected = both.without_sound if silenced == "audio" else both.without_picture
+    name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    checkpoints.save(tmp_path / "a.pt", name, localizer, {**about, "silenced": silenced})
+    found = cace.load(tmp_path / "a.pt").localize(clip)
+    np.testing.assert_allclose(found.decision.relevance, expected.relevance, atol=1e-6)
+    np.testing.assert_allclose(found.decision.category, expected.category, atol=1e-6)
+    assert not np.allclose(found.decision.category, both.decision.category, atol=1e-4)
+    assert found.attention is None
+    assert any(text.startswith(remark) for text in found.remarks)
+
+
+def test_seeds_of_different_modalities_are_not_averaged(model, tmp_path):
+    for seed, silenced in ((0, None), (1, "audio")):
+        name, localizer, about = checkpoints.read(model / f"seed-{seed}/best.pt")
+        file = tmp_path / f"seed-{seed}/best.pt"
+        checkpoints.save(file, name, localizer, {**about, "silenced": silenced})
+    with pytest.raises(UserError, match="its seeds differ in their silenced"):
+        cace.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +263,8 @@ def test_a_clip_gets_the_predictions_of_the_pipeline(project, monkeypatch):
     id_ = predicted["id"][0]
     expected = predicted[predicted["id"] == id_]
     timeline = cace.load().localize(f"data/media/AVE/{id_}.mp4")
+    # The pipeline also predicts categories that had no training clip.
+    timeline = timeline._replace(training=Training())
     names = [*timeline.categories, "background"]
     assert timeline.decision.relevance == pytest.approx(expected["relevance"].values, abs=1e-3)
     assert [names[label] for label in timeline.labels()] == list(expected["predicted"])

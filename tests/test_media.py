@@ -10,7 +10,8 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from cace.conventions import SAMPLE_RATE
-from cace.media.decode import SCALING, UnusableClipError, decode_clip
+from cace.media.decode import SCALING, decode_clip
+from cace.media.tracks import UnusableClipError
 from tests.kinds import KINDS, Kind, at_rate
 from tests.videos import offset_and_level, read_counter, sweep, tone, write_video
 
@@ -166,8 +167,22 @@ def test_an_unusable_clip_is_refused_with_the_reason(tmp_path, kind: Kind):
 def test_the_documented_kinds_are_the_tested_ones():
     page = (Path(__file__).parent.parent / "docs/clips.md").read_text()
     rows = re.findall(r"^\| (?!kind of clip|---)([^|]+?) \|", page, re.MULTILINE)
-    # A test above tests the first, and test_clips.py the last two.
-    elsewhere = {"a gap in the sound", "hangs the decoder", "crashes the decoder"}
+    # Tested above, in test_clips.py and in test_strange_files.py.
+    elsewhere = {
+        "a gap in the sound",
+        "hangs the decoder",
+        "crashes the decoder",
+        "title or other text not in UTF-8",
+        "channels that cancel each other",
+        "silent sound",
+        "several sound or picture tracks",
+        "samples that are no numbers, or 60 dB over full scale",
+        "missing frames, where the file declares how long a frame lasts",
+        "encrypted, or with an unknown codec",
+        "more than 8192x8192 = 67108864 pixels, or one side more than 32 times the other",
+        "sampling rate below 1000 or above 768000 Hz",
+        "any other failure",
+    }
     assert sorted(rows) == sorted({kind.row for kind in KINDS} | elsewhere)
 
 

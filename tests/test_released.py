@@ -38,8 +38,8 @@ def test_an_error_page_and_a_file_that_is_cut_off_are_refused(release):
     os.truncate(release / "visual_feature.h5", 3000)
     with pytest.raises(UserError) as caught:
         find_files(release)
-    assert "labels.h5: not a complete HDF5 file" in str(caught.value)
-    assert "visual_feature.h5: not a complete HDF5 file" in str(caught.value)
+    assert "labels.h5: not an HDF5 file; get it again" in str(caught.value)
+    assert "visual_feature.h5: cut short, 3000 of 48128 bytes; get it" in str(caught.value)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_with_a_folder_that_has_the_required_files_nothing_is_fetched(downloads,
 
 def test_a_download_that_is_cut_off_is_refused(downloads, release):
     os.truncate(release / "visual_feature.h5", 3000)
-    with pytest.raises(UserError, match="visual_feature.h5: not a complete HDF5 file"):
+    with pytest.raises(UserError, match="visual_feature.h5: cut short, 3000 of 48128 bytes"):
         complete({})
 
 

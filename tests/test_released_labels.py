@@ -156,7 +156,10 @@ TRAIN, VAL, TEST = ([row for row in range(ROWS) if SPLIT_OF[row] == s] for s in 
             lambda folder: write(folder, "labels.h5", one_hot_labels(), key="order"),
             ["labels.h5: expected a data set avadataset, got order"],
         ),
-        (lambda folder: (folder / "labels.h5").unlink(), ["labels.h5: expected an HDF5 file"]),
+        (
+            lambda folder: (folder / "labels.h5").unlink(),
+            ["labels.h5: not there; get it again, then"],
+        ),
         (
             spoil_labels,
             [

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cace.conventions import SAMPLE_RATE
-from cace.media.decode import UnusableClipError, decode_clip
+from cace.media.decode import decode_clip
+from cace.media.tracks import UnusableClipError
 from cace.media.video import decode_segments, probe
 from tests.videos import (
     WRONG_KINDS,
@@ -27,7 +28,7 @@ def refuse(what):
 
 
 def decode(path, fps=4, damaged=refuse):
-    return list(decode_segments(path, fps=fps, **SCALED, damaged=damaged))
+    return list(decode_segments(path, fps=fps, **SCALED, damaged=damaged, remark=damaged))
 
 
 def counters(segments):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cace.conventions import SEGMENTS
+from cace.data.annotations import Annotations
 from cace.features import batches
 from cace.features.batches import Batch, Split
 from cace.features.store import FeatureStore
@@ -19,7 +20,7 @@ from cace.training import loop
 from cace.training.loop import train_one_epoch
 from cace.training.runs import Job, train_all
 from tests.project import ROOT
-from tests.stores import write_feature_store
+from tests.stores import CATEGORIES, annotations, write_feature_store
 from tests.trained import CPU, SCHEDULE, train, untrained
 
 
@@ -84,6 +85,24 @@ def test_the_best_epoch_on_test_is_saved_beside_it(models):
     best = curve["test_accuracy"].idxmax()
     assert (about["epoch"], about["accuracy"]) == (best, curve["test_accuracy"][best])
     assert about["chosen_on"] == "test"
+
+
+def test_a_checkpoint_records_its_source_and_the_categories_that_had_training_clips(tmp_path):
+    # Only val and test have clips of Flute; one training clip is listed as Truck, without an event.
+    rows = [
+        row._replace(start=0, end=0) if (row.split, row.category) == ("train", 2) else row
+        for row in annotations().rows
+        if (row.split, row.category) != ("train", 1)
+    ]
+    store = FeatureStore(
+        write_feature_store(tmp_path / "features.h5", Annotations(CATEGORIES, tuple(rows)))
+    )
+    train(store, tmp_path / "run", epochs=1)
+    for name in ("best.pt", "best_on_test.pt", "last.pt"):
+        about = checkpoints.read(tmp_path / "run" / name).about
+        assert about["source"] == "folder"
+        assert about["categories"] == ["Bark", "Flute", "Truck"]
+        assert about["trained_categories"] == ["Bark"]
 
 
 def test_the_test_split_decides_nothing_else(models, tmp_path):

@@ -1,5 +1,6 @@
 """The page of a video, in a browser without a network."""
 
+import base64
 import io
 import shutil
 from itertools import pairwise
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 
 from cace.data.annotations import AVE_CATEGORIES
+from cace.inference.exports import to_vtt
 from cace.inference.page import video_page
 from cace.inference.timeline import TimedEvent
+from cace.media.video import probe
 from tests.timelines import timeline
-from tests.videos import tone, write_video
+from tests.videos import read_counter, tone, write_video
 
 LABELS = ".000..11.."  # Bark from 1 to 4, Flute from 6 to 8
 
@@ -340,3 +343,63 @@ def test_two_hours_can_be_walked_through(visit, video):
     assert page.inner_text("#second") == "At 1:59:59: Flute"
     view, head = (page.locator(x).bounding_box() for x in ("#scroller", "#playhead"))
     assert view["x"] <= head["x"] <= view["x"] + view["width"]
+
+
+OFFSET = {
+    "late.webm": {"codec": "libvpx", "sound_codec": "libopus"},
+    "late.mp4": {},
+    "live.webm": {"codec": "libvpx", "sound_codec": "libopus", "muxer": {"live": "1"}},
+}
+
+
+@pytest.fixture(scope="module", params=OFFSET)
+def late(request, tmp_path_factory):
+    """A video whose own times go from 5 to 15 s; it shows the numbers 0 to 49."""
+    path = tmp_path_factory.mktemp("late") / request.param
+    times = [5 + k / 5 for k in range(50)]
+    return write_video(
+        path, frames=50, times=times, sound=tone(), sound_start=5.0, **OFFSET[path.name]
+    )
+
+
+def number_on_screen(page) -> int:
+    """That of the frame."""
+    page.wait_for_function("!video.seeking")
+    page.wait_for_timeout(300)  # until it is painted
+    image = Image.open(io.BytesIO(page.locator("video").screenshot())).convert("RGB")
+    width = image.height * 128 / 96
+    middle = image.crop(((image.width - width) / 2, 0, (image.width + width) / 2, image.height))
+    return read_counter(np.asarray(middle.resize((128, 96)))[:, 16:-16], 128, 96)
+
+
+def test_a_click_shows_the_picture_of_its_second_whatever_the_file_s_clock(visit, late):
+    starts_at = probe(late, short_side=96, crop=96).starts_at
+    page_file = late.with_suffix(".html")
+    page_file.write_text(video_page(timeline(late, LABELS, starts_at=starts_at, attention=None)))
+    page = visit(page_file)
+    page.wait_for_function("video.readyState > 1")
+    assert number_on_screen(page) == 0
+    for second in (9.1, 3.1):
+        jump_to(page, second)
+        assert number_on_screen(page) == int(5 * second)
+        assert page.inner_text("#clock") == f"0:0{int(second)}"
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("position > 3.3 && position < 6")
+
+
+def test_captions_are_shown_with_the_pictures_they_belong_to(visit, late):
+    starts_at = probe(late, short_side=96, crop=96).starts_at
+    captions = to_vtt([TimedEvent("Bark", 3.0, 4.0, 0.9)], starts_at)
+    page_file = late.with_suffix(".captions.html")
+    data = base64.b64encode(captions.encode()).decode()
+    page_file.write_text(
+        f"<link rel=icon href=data:,><video id=video src={late.name} width=128>"
+        f"<track default src='data:text/vtt;base64,{data}'></video>"
+    )
+    page = visit(page_file)
+    page.wait_for_function(
+        "video.readyState > 1 && document.querySelector('track').readyState == 2"
+    )
+    cue = "video.textTracks[0].cues[0]"
+    page.evaluate(f"video.textTracks[0].mode = 'hidden'; video.currentTime = {cue}.startTime + 0.1")
+    assert number_on_screen(page) == 15

@@ -19,7 +19,7 @@ def train(store, into, seed=0, silenced=None, name=NAME, settings=SETTINGS, **ch
     """Curves; the checkpoints are in the folder `into`, the state beside it."""
     return fit(
         name, settings, store, into, state=into.parent / "state" / into.name, seed=seed,
-        schedule=SCHEDULE._replace(**changes), device=CPU, silenced=silenced,
+        schedule=SCHEDULE._replace(**changes), device=CPU, source="folder", silenced=silenced,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.signal import correlate
 
 BITS = 11
+FRAME_CLOCK = (".avi", ".vob", ".mxf")  # their clock is the frame rate
 FAST = {
     "libx264": {"preset": "ultrafast"},
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
@@ -64,12 +65,13 @@ def write_video(
     aspect: width of a pixel over its height.
     """
     clock = Fraction(1, 90_000)
-    with av.open(str(path), "w", options=muxer or {}) as container:
+    known = "mov" if path.suffix == ".qt" else None  # FFmpeg does not know this ending
+    with av.open(str(path), "w", format=known, options=muxer or {}) as container:
         if picture:
             video = container.add_stream(codec, rate=fps, options=FAST.get(codec, {}))
             video.width, video.height = size
             video.pix_fmt = pixels
-            if path.suffix != ".avi":  # its clock is the frame rate
+            if path.suffix not in FRAME_CLOCK:
                 video.time_base = video.codec_context.time_base = clock
             video.codec_context.sample_aspect_ratio = Fraction(aspect)
             if rotation:

@@ -9,8 +9,9 @@ import torch
 from cace.encoders.card import EncoderCard, card_of
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import load_into
-from cace.system.errors import UserError
+from cace.system.errors import UserError, shown
 from cace.system.files import expect_file, write_atomically
+from cace.system.torch_files import read_torch_file
 
 NO_ENCODER = "none"  # the name in the file of a source that has no encoder to fine-tune
 
@@ -53,17 +54,21 @@ def load_encoder(path: Path, name: str, needed_by: str = "") -> SavedEncoder:
     Raises: UserError if the file is missing, is not a visual encoder, or is one of another name.
     """
     expect_file(path, made_by="finetune")
+    saved = read_torch_file(path)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
         found = saved["name"]
         if found != NO_ENCODER:
             tensors, weights = saved["state_dict"], saved["weights"]
             epochs = saved["finetune"]["epochs"]
-    except Exception as error:  # torch raises many kinds for a file that it cannot read
-        raise UserError(f"{path}: expected a visual encoder of `finetune`, got: {error}") from error
+    except (IndexError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected a visual encoder of `finetune`, got a file without {error}; run "
+            f"`dvc repro finetune`"
+        ) from error
     if found != name:
         why = f", which {needed_by} needs" if needed_by else ""
-        raise UserError(f"{path}: expected {name}{why}, got {found}; run `dvc repro finetune`")
+        got = shown(found).strip("'")
+        raise UserError(f"{path}: expected {name}{why}, got {got}; run `dvc repro finetune`")
     network = visual_encoder(name, "none")
     load_into(network, tensors, where=str(path))
     return SavedEncoder(network, card_of(network, name, weights, epochs))

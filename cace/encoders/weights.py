@@ -4,25 +4,12 @@ import hashlib
 import importlib.metadata
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
 from cace.system.files import sha256, workspace_root
-
-Weights = dict[str, Tensor]
-
-# Older checkpoints contain NumPy scalars; these types contain only data, never code.
-PLAIN_NUMPY = [
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    np.ndarray,
-    np.dtype,
-    type(np.dtype("float64")),
-    type(np.dtype("int64")),
-]
+from cace.system.torch_files import Weights, misfit, read_torch_file, weights_in
 
 
 def weights_file(encoder: str, weights: str) -> Path:
@@ -51,17 +38,7 @@ def read_weights(path: Path) -> Weights:
     path = workspace_root() / path
     if not path.is_file():
         raise UserError(f"weights {path}: not there; set a path that exists, or a name, or none")
-    try:
-        with torch.serialization.safe_globals(PLAIN_NUMPY):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that it cannot read
-        raise UserError(f"weights {path}: not a plain PyTorch file of tensors: {error}") from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not (isinstance(content, dict) and all(isinstance(t, Tensor) for t in content.values())):
-        raise UserError(f"weights {path}: expected tensors by name, got {type(content).__name__}")
-    return content
+    return weights_in(read_torch_file(path), f"weights {path}")
 
 
 def load_into(network: torch.nn.Module, weights: Weights, where: str) -> None:
@@ -69,15 +46,8 @@ def load_into(network: torch.nn.Module, weights: Weights, where: str) -> None:
 
     Raises: UserError with those that are missing, unknown or of another shape.
     """
-    expected = network.state_dict()
-    missing = [key for key in expected if key not in weights]
-    strange = [key for key in weights if key not in expected]
-    wrong = [k for k, t in expected.items() if k in weights and weights[k].shape != t.shape]
-    if missing or strange or wrong:
-        raise UserError(
-            f"weights {where}: do not fit the network; missing {missing[:3]} ({len(missing)}), "
-            f"unknown {strange[:3]} ({len(strange)}), other shape {wrong[:3]} ({len(wrong)})"
-        )
+    if why := misfit(network.state_dict(), weights):
+        raise UserError(f"weights {where}: do not fit the network; {why}")
     network.load_state_dict(weights)
 
 

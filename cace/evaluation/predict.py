@@ -10,9 +10,12 @@ from jaxtyping import Float, Int
 
 from cace.conventions import SCORED_CLIPS
 from cace.evaluation.accuracy import segment_predictions
-from cace.features.batches import Split
+from cace.features.batches import Silenced, Split
 from cace.localizers.parts import checkpoints
+from cace.localizers.parts.about import Encoders
+from cace.localizers.parts.checkpoints import Checkpoint
 from cace.localizers.parts.protocol import Localizer, Sizes
+from cace.settings import check_some
 from cace.system.errors import UserError
 
 
@@ -74,10 +77,21 @@ def load_for(split: Split, path: Path, name: str | None = None, **settings: Any)
 
     name: the method, if another one is to be refused.
     settings: of an authors' checkpoint.
-    Raises: UserError if it expects other features or categories than the split's store has.
+    Raises: UserError as `expect_fit`, or if the file is damaged.
     """
-    _, localizer, about = checkpoints.read(path, name, **settings)
-    store = split.store
+    checkpoint = checkpoints.read(path, name, **settings)
+    expect_fit(checkpoint, split, path)
+    return checkpoint.localizer.to(split.device)
+
+
+def expect_fit(checkpoint: Checkpoint, split: Split, path: Path) -> None:
+    """Checks that a localizer would read what it was trained on.
+
+    path: of the checkpoint, for messages.
+    Raises: UserError if its features, encoders, categories or silenced modality are others than
+        those of the split. An authors' checkpoint only contains the sizes of its features.
+    """
+    localizer, about, store = checkpoint.localizer, checkpoint.about, split.store
     fields = [*Sizes._fields[:-1], *(["positions"] if localizer.fixed_grid else [])]
     expected, found = localizer.sizes._asdict(), sizes_of(split)._asdict()
     if differ := [field for field in fields if expected[field] != found[field]]:
@@ -88,13 +102,35 @@ def load_for(split: Split, path: Path, name: str | None = None, **settings: Any)
             f"{path}: expects {what} from {store.path}; run `dvc repro train`, or extract the "
             f"features it needs"
         )
-    # An authors' checkpoint does not name its categories.
     if about.get("categories", list(store.categories)) != list(store.categories):
         raise UserError(
             f"{path}: was trained for other categories than those of {store.path}; "
             f"run `dvc repro train`"
         )
-    return localizer.to(split.device)
+    encoders = about.get("encoders", {}), store.provenance["encoders"]
+    check_some(Encoders, encoders[1], f"{store.path}, provenance: encoders")
+    for modality in sorted(set(encoders[0]) & set(encoders[1])):
+        trained, here = (cards[modality] for cards in encoders)
+        known = [key for key in ("name", "sha256") if key in trained and key in here]
+        if any(trained[key] != here[key] for key in known):
+            raise UserError(
+                f"{path}: was trained on {modality} features of {_encoder(trained)}, and those of "
+                f"{store.path} are of {_encoder(here)}; run `dvc repro train`, or name the feature "
+                f"store that it was trained on"
+            )
+    if (silenced := about.get("silenced", split.silenced)) != split.silenced:
+        raise UserError(
+            f"{path}: was trained with {_silence(silenced)}, and is to be scored with "
+            f"{_silence(split.silenced)}; run `dvc repro train`"
+        )
+
+
+def _encoder(card: dict[str, Any]) -> str:
+    return f"{card['name']} (sha256 {str(card.get('sha256', 'unknown'))[:12]})"
+
+
+def _silence(silenced: Silenced | None) -> str:
+    return f"{silenced} silenced" if silenced else "both modalities"
 
 
 @torch.inference_mode()

@@ -19,9 +19,11 @@ from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
 from cace.features.store import create_store
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, hash_folder, publish
+from cace.system.hdf5 import dataset, open_hdf5
 from cace.system.scratch import scratch
 from cace.system.workers import progress
 
+GET_AGAIN = "get it again, then `dvc repro -f download`"
 BLOCK_BYTES = 64 << 20  # of released features in memory
 RELEASED_WEIGHTS = "published features"  # the weights in the cards of their encoders
 FRAMES = {"fps": 16}  # what is known of how the clips were decoded
@@ -84,7 +86,7 @@ def convert_features(
     """
     with contextlib.ExitStack() as stack:
         data = {
-            name: stack.enter_context(h5py.File(path))[RELEASED_KEY]
+            name: dataset(stack.enter_context(open_hdf5(path, GET_AGAIN)), RELEASED_KEY)
             for name, path in sources.items()
         }
         create_store(

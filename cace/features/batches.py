@@ -35,7 +35,7 @@ class Split:
     def __init__(
         self, store: FeatureStore, name: str, device: torch.device, silenced: Silenced | None = None
     ) -> None:
-        self.store, self.device = store, device
+        self.store, self.device, self.silenced = store, device, silenced
         self.rows = store.rows(name)
         self.labels = store.labels[self.rows]
         visual, audio = store.visual, store.audio

@@ -18,8 +18,11 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from cace.system.errors import UserError
+from cace.system.errors import UserError, shown
 from cace.system.files import expect_file
+from cace.system.hdf5 import dataset, opened
+
+PROVENANCE = ("encoders", "settings", "left_out")  # its entries that others read
 
 
 class FeatureStore:
@@ -30,38 +33,58 @@ class FeatureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = expect_file(path, made_by="extract")
-        try:
-            file = h5py.File(path)
-        except OSError as error:
+        with opened(path, "run `dvc repro extract`") as file:
+            data = self._checked(file)
+            self.labels: Int[np.ndarray, "N T"] = data["labels"][:].astype(np.int64)
+            self.ids: list[str] = list(data["id"].asstr()[:])
+            self.splits: np.ndarray = data["split"].asstr()[:]
+            self.categories: tuple[str, ...] = tuple(data["categories"].asstr()[:])
+            written = json.loads(file.attrs["provenance"])
+            self.provenance: dict[str, Any] = {**{key: {} for key in PROVENANCE}, **written}
+            self.visual = _map(path, data["visual"])
+            self.audio = _map(path, data["audio"])
+        names = self.categories
+        if len(set(names)) < len(names) or not all(name and name.isprintable() for name in names):
             raise UserError(
-                f"{path}: not an HDF5 file ({error}); run `dvc repro extract`"
-            ) from None
-        with file:
-            self._check(file)
-            self.labels: Int[np.ndarray, "N T"] = file["labels"][:]
-            self.ids: list[str] = list(file["id"].asstr()[:])
-            self.splits: np.ndarray = file["split"].asstr()[:]
-            self.categories: tuple[str, ...] = tuple(file["categories"].asstr()[:])
-            self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
-            self.visual = _map(path, file["visual"])
-            self.audio = _map(path, file["audio"])
+                f"{path}, categories: expected printable names, each once, got {shown(names)}; run "
+                f"`dvc repro extract`"
+            )
+        if not np.isin(self.labels, np.arange(self.background + 1)).all():
+            raise UserError(
+                f"{path}, labels: expected numbers from 0 to {self.background}, got others; run "
+                f"`dvc repro extract`"
+            )
 
-    def _check(self, file: h5py.File) -> None:
+    def _checked(self, file: h5py.File) -> dict[str, h5py.Dataset]:
         axes = {"visual": 5, "audio": 3, "labels": 2, "id": 1, "split": 1, "categories": 1}
+        kinds = {"visual": ("f2", "f4"), "audio": ("f2", "f4"), "labels": ("i8", "i4", "i2", "i1")}
+        size, data = self.path.stat().st_size, {}
         for name, count in axes.items():
-            if name not in file or file[name].ndim != count:
-                found = file[name].shape if name in file else "nothing"
-                raise UserError(f"{self.path}, {name}: expected {count} axes, got {found}")
-        samples, segments = file["labels"].shape
+            found = dataset(file, name)
+            if found.ndim != count:
+                raise UserError(f"{self.path}, {name}: expected {count} axes, got {found.shape}")
+            if name not in kinds and not h5py.check_string_dtype(found.dtype):
+                raise UserError(f"{self.path}, {name}: expected text, got {found.dtype}")
+            if name in kinds and found.dtype not in map(np.dtype, kinds[name]):
+                expected = " or ".join(str(np.dtype(kind)) for kind in kinds[name][:2])
+                raise UserError(f"{self.path}, {name}: expected {expected}, got {found.dtype}")
+            if found.nbytes > size:  # never written, or compressed: reading it may fill the memory
+                raise UserError(
+                    f"{self.path}, {name}: expected {found.nbytes:,} bytes, and the file has "
+                    f"{size:,}; run `dvc repro extract`"
+                )
+            data[name] = found
+        samples, segments = data["labels"].shape
         for name in ("visual", "audio"):
-            if file[name].shape[:2] != (samples, segments):
+            if data[name].shape[:2] != (samples, segments):
                 raise UserError(
                     f"{self.path}, {name}: expected [{samples}, {segments}, ...] as the labels, "
-                    f"got {file[name].shape}"
+                    f"got {data[name].shape}"
                 )
         for name in ("id", "split"):
-            if len(file[name]) != samples:
-                raise UserError(f"{self.path}, {name}: expected {samples}, got {len(file[name])}")
+            if len(data[name]) != samples:
+                raise UserError(f"{self.path}, {name}: expected {samples}, got {len(data[name])}")
+        return data
 
     @property
     def background(self) -> int:

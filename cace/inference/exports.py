@@ -1,8 +1,10 @@
 """Timelines as files for other programs: JSON, CSV, WebVTT captions, Audacity labels, a page."""
 
+import hashlib
 import html
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +13,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cace import __version__
+from cace.conventions import VIDEO_ENDINGS
 from cace.data.annotations import Line, read_lines
 from cace.data.sources.folder import id_of
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
 from cace.system.files import write_atomically
+from cace.system.tables import markdown, spreadsheet
 
 DIGITS = 4  # after the point, in the files; seeds differ in the second
 ENDINGS = {"json": ".json", "csv": ".csv", "vtt": ".vtt", "audacity": ".txt", "html": ".html"}
+RECORD = ".cace-localize.jsonl"  # in the folder: what was written with which inputs
+MOST_NAME_BYTES = 255  # of a file's name on most file systems; some allow less
 MOST_EMBEDDED = 200_000_000  # bytes of a video in a page: browsers give up on larger ones
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".vob", ".qt"),
-}
 # Files that users may take for videos, but that are not read: without sound, without picture, or
 # in a container that is not read.
 OTHER_SUFFIXES = {
@@ -42,7 +45,11 @@ def videos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[Pat
     left_out = [] if left_out is None else left_out
     files: dict[Path, Path] = {}  # by their resolved paths
     for path in paths:
-        if not path.exists():
+        try:
+            there = path.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise UserError(f"{path}: {error.strerror}") from None
+        if not there:
             raise UserError(f"{path}: no such file or folder")
         inside = [path]
         if path.is_dir():
@@ -70,7 +77,7 @@ def _inside(folder: Path, left_out: list[str]) -> list[Path]:
             file = Path(place, name)
             if name.startswith("._"):  # macOS writes these beside files
                 continue
-            if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file():
+            if file.suffix.lower() in VIDEO_ENDINGS and file.is_file():
                 found.append(file)
             elif file.suffix.lower() in OTHER_SUFFIXES:
                 left_out.append(f"{file}: not a video with picture and sound that is read")
@@ -80,12 +87,16 @@ def _inside(folder: Path, left_out: list[str]) -> list[Path]:
 class Writer:
     """Writes the files of each of several videos into one folder.
 
+    A record in the folder says for which inputs a video's files were written, so that a run that
+    was interrupted continues.
+
     formats: keys of ENDINGS.
+    made_with: plain values on which the results depend, besides the videos: model and settings.
     embed: whether the page contains the video; otherwise it links to it.
     truth: a folder in the AVE layout; the page shows its events for a file's name.
     overwrite: whether existing files may be replaced.
     Raises: UserError if `truth` is no such folder, a video is too large to embed, the folder
-        cannot be created, or a file exists already.
+        cannot be created or written to, or has files that an equal run did not write.
     """
 
     def __init__(
@@ -94,47 +105,82 @@ class Writer:
         formats: Sequence[str],
         files: Sequence[Path],
         *,
+        made_with: dict[str, Any] | None = None,
         embed: bool = False,
         truth: Path | None = None,
         overwrite: bool = False,
     ) -> None:
         self.folder, self.formats, self.embed = folder, formats, embed
         self.truth = _read_truth(truth) if truth else None
-        self.names = dict(zip(files, _names(files), strict=True))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot create this folder: {error.strerror}") from None
-        large = [str(file) for file in files if file.stat().st_size > MOST_EMBEDDED]
+        _expect_writable(folder)
+        self.names = dict(zip(files, _names(files, _most_bytes(folder)), strict=True))
+        sizes = {file: _size(file) for file in files}
+        large = [str(file) for file in files if sizes[file] > MOST_EMBEDDED]
         if embed and "html" in formats and large:
             raise UserError(
                 f"too large for a page, at most {MOST_EMBEDDED / 1e6:g} MB; without --embed "
                 f"the page links to them:{listed(large)}"
             )
+        self.keys = {file: self._key(file, made_with or {}) for file in files}
+        record = _read_record(folder / RECORD)
+        self.finished: set[Path] = set()
+        there = []
         inputs = {file.resolve() for file in files}
-        there = [
-            str(path)
-            for file in files
-            for path in self._paths(file).values()
-            if path.exists() and (not overwrite or path.resolve() in inputs)
-        ]
+        for file in files:
+            paths = list(self.paths(file).values())
+            present = [path for path in paths if os.path.lexists(path)]
+            key, state = record.get(self.names[file], ("", ""))
+            equal = key == self.keys[file]
+            if equal and state == "finished" and present == paths and not overwrite:
+                self.finished.add(file)
+                continue
+            ours = overwrite or (equal and state == "begun")
+            there += [str(path) for path in present if not ours or path.resolve() in inputs]
         if there:
             raise UserError(
                 f"these files exist already; choose another folder, or replace them (all but "
-                f"videos) with --overwrite:"
-                f"{listed(there)}"
+                f"videos) with --overwrite:{listed(there)}"
             )
 
     def write(self, timeline: Timeline, events: list[TimedEvent], threshold: float) -> list[Path]:
-        """Writes all formats for one video, each completely or not at all; returns the files."""
-        paths = self._paths(timeline.file)
+        """Writes all formats for one video, each completely or not at all; returns the files.
+
+        Raises: OSError that names the file, or the folder.
+        """
+        paths = self.paths(timeline.file)
+        self._note(timeline.file, "begun")
         for kind, path in paths.items():
             write_atomically(path, self._content(kind, timeline, events, threshold))
+        self._note(timeline.file, "finished")
         return list(paths.values())
 
-    def _paths(self, file: Path) -> dict[str, Path]:
+    def paths(self, file: Path) -> dict[str, Path]:
+        """The files of one video, by format."""
         name = self.names[file]
         return {kind: self.folder / f"{name}{ENDINGS[kind]}" for kind in self.formats}
+
+    def _key(self, file: Path, made_with: dict[str, Any]) -> str:
+        """Hash of all that shapes the files of a video; its content is known by size and time."""
+        try:
+            status = file.stat()
+        except OSError:  # it is gone; the error is reported when its turn comes
+            return ""
+        truth = [event._asdict() for event in self._truth(file.stem) or []]
+        parts = (
+            *(os.fsencode(file.resolve()).hex(), status.st_size, status.st_mtime_ns),
+            *(made_with, self.embed, truth, __version__),
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _note(self, file: Path, state: str) -> None:
+        """Adds a line to the record; it starts a new one, as a full disk may have cut the last."""
+        line = json.dumps([self.names[file], self.keys[file], state])
+        try:
+            with (self.folder / RECORD).open("a", encoding="utf-8") as record:
+                record.write(f"\n{line}")
+        except OSError as error:
+            error.filename = str(self.folder / RECORD)  # a full disk names no file
+            raise
 
     def _content(
         self, kind: str, timeline: Timeline, events: list[TimedEvent], threshold: float
@@ -144,7 +190,7 @@ class Writer:
         if kind == "csv":
             return to_csv(events)
         if kind == "vtt":
-            return to_vtt(events)
+            return to_vtt(events, timeline.starts_at)
         if kind == "audacity":
             return to_audacity(events)
         return video_page(
@@ -166,14 +212,68 @@ class Writer:
         ]
 
 
-def _names(files: Sequence[Path]) -> list[str]:
-    """Each video's name without its ending; with it, and numbered, if several share it."""
-    stems, names, used = Counter(file.stem for file in files), [], Counter[str]()
+def _expect_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot create this folder: {error.strerror}") from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write to this folder: {error.strerror}") from None
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # it is gone; the error is reported when its turn comes
+        return 0
+
+
+def _most_bytes(folder: Path) -> int:
+    """Of a file's name in this folder, without its ending."""
+    most = MOST_NAME_BYTES
+    if hasattr(os, "pathconf"):
+        most = min(most, os.pathconf(folder, "PC_NAME_MAX"))
+    return most - max(map(len, ENDINGS.values()))
+
+
+def _names(files: Sequence[Path], most_bytes: int) -> list[str]:
+    """Each video's name without its ending; with it, and numbered, if several share it.
+
+    A name that is too long for the folder is cut.
+    """
+    stems, names = Counter(file.stem for file in files), list[str]()
+    used = set[str]()
     for file in files:
-        name = file.stem if stems[file.stem] == 1 else file.name
-        used[name] += 1
-        names.append(name if used[name] == 1 else f"{name}-{used[name]}")
+        whole = file.stem if stems[file.stem] == 1 else file.name
+        name, number = _cut(whole, most_bytes), 1
+        while name in used:
+            number += 1
+            name = _cut(whole, most_bytes - len(f"-{number}")) + f"-{number}"
+        used.add(name)
+        names.append(name)
     return names
+
+
+def _cut(name: str, most_bytes: int) -> str:
+    while len(os.fsencode(name)) > most_bytes:
+        name = name[:-1]
+    return name
+
+
+def _read_record(path: Path) -> dict[str, tuple[str, str]]:
+    """For each name the last key and state; lines that are not complete are left out."""
+    record: dict[str, tuple[str, str]] = {}
+    if not path.is_file():
+        return record
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            name, key, state = json.loads(line)
+            record[name] = (key, state)
+        except (TypeError, ValueError):
+            continue
+    return record
 
 
 def _read_truth(folder: Path) -> list[Line]:
@@ -193,8 +293,8 @@ def to_table(events: list[TimedEvent]) -> pd.DataFrame:
 
 
 def to_csv(events: list[TimedEvent]) -> str:
-    """The table as CSV."""
-    return to_table(events).to_csv(index=False)
+    """The table as CSV for spreadsheets."""
+    return spreadsheet(to_table(events))
 
 
 def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> str:
@@ -206,7 +306,11 @@ def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> s
     content = {
         "file": os.fsencode(timeline.file).decode(errors="replace"),
         "seconds": round(timeline.seconds, 3),
+        "starts_at": round(timeline.starts_at, 3),
         "model": timeline.model,
+        "source": timeline.training.source,
+        "trained_categories": timeline.training.categories,
+        "warning": timeline.training.warning,
         "threshold": threshold,
         "remarks": timeline.remarks,
         "categories": timeline.categories,
@@ -229,10 +333,13 @@ def _numbers(values: np.ndarray) -> list[Any]:
     return values.astype(float).round(DIGITS).tolist()
 
 
-def to_vtt(events: list[TimedEvent]) -> str:
-    """Captions that any player shows; the confidence in percent."""
+def to_vtt(events: list[TimedEvent], starts_at: float = 0.0) -> str:
+    """Captions that any player shows; the confidence in percent.
+
+    starts_at: seconds that players show at the start of the video.
+    """
     cues = [
-        f"{_clock(event.start)} --> {_clock(event.end)}\n"
+        f"{_clock(starts_at + event.start)} --> {_clock(starts_at + event.end)}\n"
         f"{html.escape(_one_line(event.category), quote=False)} ({event.confidence:.0%})\n"
         for event in events
     ]
@@ -248,8 +355,9 @@ def to_audacity(events: list[TimedEvent]) -> str:
 
 def shown(events: list[TimedEvent]) -> str:
     """The table for a terminal."""
-    table = to_table([event._replace(category=_one_line(event.category)) for event in events])
-    return table.to_markdown(index=False, disable_numparse=[2])
+    return markdown(
+        to_table([event._replace(category=_one_line(event.category)) for event in events])
+    )
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,9 @@ half; for each second the results of the windows (and of the seeds, if there are
 averaged. Picture and sound are processed as in the pipeline, through the stored form of a clip.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,20 +26,21 @@ from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Decoded, Encoding
-from cace.inference.timeline import Decision, Lane, Timeline
+from cace.features.batches import Silenced
+from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
-from cace.media.decode import UnusableClipError
 from cace.media.store import as_stored
+from cace.media.tracks import UnusableClipError
 from cace.media.video import Segment, decode_segments, probe
 from cace.system.device import choose_device
-from cace.system.errors import UserError, listed
-from cace.system.files import expect_file
+from cace.system.errors import UserError, printable
+from cace.system.files import expect_file, sha256
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
 ENCODED_FRAMES = 80  # at once
-UNREMARKABLE_SECONDS = 0.1  # a shorter tail comes from the video's encoder, not from the user
+UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, not from the user
 
 # How the released features were made, as far as it is known.
 RELEASED_ENCODERS: dict[str, dict[str, Any]] = {
@@ -82,6 +86,9 @@ class EventLocalizer(NamedTuple):
     frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
     device: torch.device
     model: str
+    training: Training
+    silenced: Silenced | None  # in training, and so here
+    identity: str  # hash of all weights and settings
 
     def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
         """The timeline of a video file of any length and container.
@@ -91,22 +98,25 @@ class EventLocalizer(NamedTuple):
         Raises: UserError if the file is not a video, or has no picture or no sound.
         """
         path = Path(video)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises for a name too long
             raise UserError(
                 f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
             )
         sizes = {name: self.frames[name] for name in ("short_side", "crop")}
         damages: dict[str, int] = {}
+        noted: list[str] = []
 
         def damaged(what: str) -> None:
             damages[what] = damages.get(what, 0) + 1
 
         try:
             probed = probe(path, **sizes)
-            segments = decode_segments(path, fps=self.frames["fps"], **sizes, damaged=damaged)
+            segments = decode_segments(
+                path, fps=self.frames["fps"], **sizes, damaged=damaged, remark=noted.append
+            )
             bar = tqdm(
                 segments,
-                desc=path.name,
+                desc=printable(path.name),
                 total=round(probed.seconds) if probed.seconds else None,
                 unit="s of video",
                 disable=None if show_progress else True,
@@ -118,10 +128,11 @@ class EventLocalizer(NamedTuple):
             raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
         seconds = length.seconds
         remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
+        remarks += noted
         if not windows:
             raise UserError(
-                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got {seconds:.2f}"
-                f"{listed(remarks)}"
+                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got "
+                + "; ".join([f"{seconds:.2f}", *remarks])
             )
         left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
         if seconds - length.sound >= 1:
@@ -132,6 +143,14 @@ class EventLocalizer(NamedTuple):
             remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
         elif not left_out and seconds % 1:
             remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
+        if probed.starts_at >= UNREMARKABLE_SECONDS:
+            remarks.append(
+                f"players show {probed.starts_at:.2f} s at its start: captions use their clock, "
+                f"all other times count from the start"
+            )
+        if self.silenced:
+            unused = {"audio": "sound", "visual": "picture"}[self.silenced]
+            remarks.append(f"the model was trained without {unused}, and does not use it")
         if seconds - left_out < SEGMENTS:
             remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
         both, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
@@ -151,6 +170,8 @@ class EventLocalizer(NamedTuple):
             view=probed.view,
             remarks=tuple(remarks),
             model=self.model,
+            starts_at=probed.starts_at,
+            training=self.training,
         )
 
     def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
@@ -198,12 +219,17 @@ class EventLocalizer(NamedTuple):
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])
+        if self.silenced == "visual":
+            visual = torch.zeros_like(visual[:, :, :1, :1])  # one position, as in training
+        elif self.silenced == "audio":
+            audio = torch.zeros_like(audio)
         found = []
         for localizer in self.localizers:
             precision = next(localizer.parameters()).dtype
             found.append(localizer(visual.to(precision), audio.to(precision)))
         category = _mean([out.class_logits.softmax(dim=-1) for out in found])
         attention = [out.attention[0] for out in found if out.attention is not None]
+        attention = attention if self.silenced is None else []
         window = _Window(
             start,
             _mean([out.relevance.sigmoid() for out in found]),
@@ -258,14 +284,15 @@ def load(
     files = _checkpoints(Path(path))
     read = [checkpoints.read(file, localizer, **settings) for file in files]
     about = read[0].about
-    if any(other.about.get("encoders") != about.get("encoders") for other in read):
-        raise UserError(f"{path}: its seeds were trained on features of different encoders")
+    for key in ("encoders", "frames", "categories", "silenced"):
+        if any(other.about.get(key) != about.get(key) for other in read):
+            raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")
     count = read[0].localizer.sizes.categories
-    lacks = [key for key in ("categories", "encoders", "frames") if about and key not in about]
+    lacks = _lacks(about) if about else []
     if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
             f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
-            f"frames; run `dvc repro train`"
+            f"frames{', got none of ' if lacks else ''}{', '.join(lacks)}; run `dvc repro train`"
         )
     device = choose_device()
     is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
@@ -282,6 +309,11 @@ def load(
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
     names = f"{encoders['visual']['name']} and {encoders['audio']['name']}"
+    identity = [
+        *map(sha256, files),
+        *map(fingerprint, (visual, audio)),
+        *(json.dumps(some, sort_keys=True) for some in (frames, [localizer, settings])),
+    ]
     count_of = f"{len(files)} localizer{'s' * (len(files) > 1)}"
     return EventLocalizer(
         localizers,
@@ -290,6 +322,9 @@ def load(
         frames,
         device,
         f"{path}: {count_of} ({title}) on {names}",
+        _training(about),
+        about.get("silenced"),
+        hashlib.sha256("".join(identity).encode()).hexdigest(),
     )
 
 
@@ -304,6 +339,27 @@ def _checkpoints(path: Path) -> list[Path]:
             f"checkpoint"
         )
     return files
+
+
+def _lacks(about: dict[str, Any]) -> list[str]:
+    """What is needed to encode a video as the clips of the training were, and is not there."""
+    cards = about.get("encoders", {})
+    visual, audio, frames = cards.get("visual", {}), cards.get("audio", {}), about.get("frames", {})
+    needed = {
+        "": (about, ["categories"]),
+        "encoders.visual.": (visual, ["name", "weights"]),
+        "encoders.audio.": (audio, ["name", "weights"]),
+    }
+    if visual.get("weights") != RELEASED_WEIGHTS:
+        needed["encoders.visual."][1].append("finetuned_epochs")
+        needed["frames."] = frames, [*RELEASED_FRAMES]
+    return [
+        f"{where}{key}" for where, (has, keys) in needed.items() for key in keys if key not in has
+    ]
+
+
+def _training(about: dict[str, Any]) -> Training:
+    return Training(about.get("source"), tuple(about.get("trained_categories", ())) or None)
 
 
 def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cace.conventions import THRESHOLD
 from cace.inference.timeline import Decision, TimedEvent, Timeline
@@ -55,13 +55,14 @@ def video_page(
         threshold=threshold,
         data={
             "seconds": timeline.seconds,
+            "starts_at": timeline.starts_at,
             "threshold": threshold,
             "categories": timeline.categories,
             "events": _spans(events),
             "truth": None if truth is None else _spans(truth),
-            "both": _decision(timeline.decision),
-            "without_sound": _decision(timeline.without_sound),
-            "without_picture": _decision(timeline.without_picture),
+            "both": _decision(timeline.decision, timeline.known),
+            "without_sound": _decision(timeline.without_sound, timeline.known),
+            "without_picture": _decision(timeline.without_picture, timeline.known),
             "lanes": {name: _rounded(lane.values) for name, lane in timeline.lanes.items()},
             "attention": None if timeline.attention is None else _maps(timeline.attention),
             "view": timeline.view,
@@ -74,9 +75,13 @@ def _spans(events: Sequence[TimedEvent]) -> list[tuple[str, float, float]]:
     return [(event.category, event.start, event.end) for event in events]
 
 
-def _decision(decision: Decision) -> dict[str, Any]:
-    """Relevance, and the best categories as pairs of index and probability, of each second."""
-    order = np.argsort(-decision.category, axis=1)[:, :BEST]
+def _decision(decision: Decision, known: Bool[np.ndarray, " C"]) -> dict[str, Any]:
+    """Relevance, and the best categories as pairs of index and probability, of each second.
+
+    known: the categories that may be named.
+    """
+    named = min(BEST, int(known.sum()))
+    order = np.argsort(np.where(known, -decision.category, 1), axis=1, kind="stable")[:, :named]
     shares = _rounded(np.take_along_axis(decision.category, order, axis=1))
     pairs = [list(zip(*second, strict=True)) for second in zip(order.tolist(), shares, strict=True)]
     return {"relevance": _rounded(decision.relevance), "best": pairs}

@@ -4,11 +4,45 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cace.conventions import THRESHOLD
 from cace.evaluation.accuracy import segment_predictions
 from cace.evaluation.metrics import events
+
+SOURCES = {
+    "mini": "rendered drawings (source mini)",
+    "ave": "the clips of AVE (source ave)",
+    "folder": "clips of a folder (source folder)",
+    "released": "the released features of AVE (source released)",
+}
+ONLY_DRAWINGS = (
+    "This model knows drawings only: it was trained on rendered clips (source mini). On real "
+    "recordings its answers mean nothing, and events are missed. Train a model on real clips first."
+)
+
+
+class Training(NamedTuple):
+    """What a model was trained on, as far as its checkpoint says."""
+
+    source: str | None = None  # as in data.source; None: unknown
+    categories: tuple[str, ...] | None = None  # those that had training clips; None: unknown
+
+    @property
+    def warning(self) -> str | None:
+        """What a user must know before using the model."""
+        return ONLY_DRAWINGS if self.source == "mini" else None
+
+    def described(self, categories: int) -> str:
+        """One sentence.
+
+        categories: of the model.
+        """
+        source = SOURCES.get(self.source or "", self.source or "an unknown source")
+        if self.categories is None:
+            return f"trained on {source}; its {categories} categories may all have had clips"
+        known = f"clips of {len(self.categories)} of its {categories} categories"
+        return f"trained on {source}, with {known}: {'; '.join(self.categories)}"
 
 
 class Decision(NamedTuple):
@@ -49,13 +83,23 @@ class Timeline(NamedTuple):
     # as shares of the picture; it is what the attention's grid covers
     remarks: tuple[str, ...]
     model: str  # in one line
+    starts_at: float = 0.0  # seconds that players show at its start, where times here are 0
+    training: Training = Training()
+
+    @property
+    def known(self) -> Bool[np.ndarray, " C"]:
+        """Which categories had training clips; all, if that is unknown."""
+        trained = self.training.categories
+        return np.array([trained is None or name in trained for name in self.categories], bool)
 
     def labels(self, threshold: float = THRESHOLD) -> Int[np.ndarray, " S"]:
         """Index of the category of each second, or C for background.
 
+        Only categories that had training clips are named.
+
         threshold: θ of section 3.5: an event is a second whose relevance is above it.
         """
-        likely = self.decision.category.argmax(axis=1)
+        likely = np.where(self.known, self.decision.category, -1).argmax(axis=1)
         # Each second is treated as a clip: in a long video the category changes.
         labels = segment_predictions(
             self.decision.relevance[:, None], likely[:, None], threshold, len(self.categories)
@@ -67,7 +111,8 @@ class Timeline(NamedTuple):
 
         top: only this many, those of the highest confidence.
         """
-        confidence = self.decision.relevance * self.decision.category.max(axis=1)
+        best_share = np.where(self.known, self.decision.category, 0).max(axis=1)
+        confidence = self.decision.relevance * best_share
         found = [
             TimedEvent(
                 self.categories[event.category],

@@ -7,7 +7,6 @@ resampler makes float mono 3 dB too loud. docs/clips.md lists the result for eac
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8
 
 from cace.conventions import MIN_SECONDS, SAMPLE_RATE
+from cace.media.tracks import (
+    Levels,
+    Picture,
+    Sound,
+    UnusableClipError,
+    decode_tracks,
+    refusing_failures,
+)
 
 # A frame up to this late for k / fps counts as shown by then: at 29.97 fps it is up to 33 µs.
 SAME_TIME_SECONDS = 5e-5
@@ -26,15 +33,11 @@ CONTIGUOUS_SECONDS = 0.02
 
 # A longer gap between timestamps means a damaged file, not hours of one picture.
 LONGEST_GAP_SECONDS = 3600
-# Containers of video. Other formats of FFmpeg can lead it to other files and addresses.
-FORMATS = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"}
+# A time without frames that is longer than this is worth a remark.
+HOLE_SECONDS = 0.5
 
 # The accurate flags cost 17 % and remove the scaler's bias of 1-2 grey levels.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
-
-class UnusableClipError(Exception):
-    """A clip or video that cannot be used; the text is the reason that users read."""
 
 
 class Clip(NamedTuple):
@@ -44,21 +47,7 @@ class Clip(NamedTuple):
     sound: Float32[np.ndarray, " S"]  # mono in [-1, 1], SAMPLE_RATE a second
     picture_seconds: float  # how much of it the file contains; the rest repeats the nearest frame
     sound_seconds: float  # likewise; the rest is silence
-
-
-class Picture(NamedTuple):
-    """A decoded frame."""
-
-    frame: av.VideoFrame
-    at_seconds: float
-
-
-class Sound(NamedTuple):
-    """The samples of one frame of the sound track."""
-
-    samples: Float32[np.ndarray, " S"]  # mean over channels
-    at_seconds: float
-    rate: int
+    remarks: list[str]  # worth knowing, but harmless
 
 
 def decode_clip(
@@ -78,10 +67,15 @@ def decode_clip(
     """
     picker = FramePicker(fps, short_side, crop, most=seconds * fps)
     pieces: list[Sound] = []
-    try:
-        for item in decode_tracks(path, seconds, picture=backend == "pyav"):
+    remarks: list[str] = []
+    levels = Levels()
+    with refusing_failures():
+        for item in decode_tracks(
+            path, seconds, picture=backend == "pyav", damaged=_refuse, remark=remarks.append
+        ):
             if isinstance(item, Sound):
                 pieces.append(item)
+                levels.add(item)
             else:
                 picker.add(item)
         if backend == "decord":
@@ -90,89 +84,48 @@ def decode_clip(
             )
         else:
             frames, begin, end = picker.finish()
-    except av.error.FFmpegError as error:
-        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
+        sound, sound_seconds = _join(pieces, seconds)
     picture_seconds = max(0.0, min(end, seconds) - max(begin, 0.0))
-    sound, sound_seconds = _join(pieces, seconds)
     for what, there in (("picture", picture_seconds), ("sound", sound_seconds)):
         if there < min_seconds:
             raise UnusableClipError(f"{there:.2f} s of {what}, expected at least {min_seconds:g} s")
-    return Clip(frames, sound, picture_seconds, sound_seconds)
-
-
-def _frames(
-    packet: av.Packet, damaged: Callable[[str], None]
-) -> Sequence[av.AudioFrame | av.VideoFrame]:
-    try:
-        return packet.decode()
-    except av.error.FFmpegError:
-        damaged(f"{'picture' if packet.stream.type == 'video' else 'sound'} data")
-        return []
+    remarks += [*picker.remarks(), *levels.remarks()]
+    return Clip(frames, sound, picture_seconds, sound_seconds, remarks)
 
 
 def _refuse(what: str) -> None:
     raise UnusableClipError(f"damaged {what}")
 
 
-def _tracks(
-    container: av.container.InputContainer,
-) -> tuple[av.VideoStream, av.AudioStream]:
-    video, audio = container.streams.best("video"), container.streams.best("audio")
-    if not isinstance(video, av.VideoStream):
-        raise UnusableClipError("no picture track")
-    if not isinstance(audio, av.AudioStream):
-        raise UnusableClipError("no sound track")
-    return video, audio
+class Orientation(NamedTuple):
+    """How a player turns and mirrors a picture: rows become columns first, then it is flipped."""
+
+    transposed: bool
+    mirrored: bool  # left and right
+    upside_down: bool
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """An image [H, W, ...] as a player shows it."""
+        if self.transposed:
+            image = image.swapaxes(0, 1)
+        image = image[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+        return np.ascontiguousarray(image)
 
 
-def decode_tracks(
-    path: Path,
-    seconds: int = sys.maxsize,
-    *,
-    picture: bool = True,
-    sound: bool = True,
-    damaged: Callable[[str], None] = _refuse,
-) -> Iterator[Picture | Sound]:
-    """Frames and pieces of sound, in the order of the file, timed from the start of the clip."""
-    with av.open(str(path), options=FORMATS) as container:
-        video, audio = _tracks(container)
-        # One thread per clip: processes scale, and a second thread never made a clip cheaper.
-        video.thread_type = "NONE"
-        video.codec_context.thread_count = 1
-        start = (container.start_time or 0) / av.time_base
-        time_zero = {audio.index: start, video.index: start}
-        if container.format.name == "avi":
-            # AVI stores no times: FFmpeg's are late by the frames that wait for B-frames. The
-            # first frame is the start.
-            del time_zero[video.index]
-        streams = [*([video] if picture else []), *([audio] if sound else [])]
-        unfinished = {stream.index for stream in streams}
-        for packet in container.demux(streams):
-            for frame in _frames(packet, damaged):
-                if not isinstance(frame, av.AudioFrame | av.VideoFrame) or frame.time is None:
-                    continue
-                at = frame.time - time_zero.setdefault(packet.stream.index, frame.time)
-                if at > seconds:
-                    unfinished.discard(packet.stream.index)
-                elif isinstance(frame, av.AudioFrame):
-                    yield _to_mono(frame, at)
-                elif frame.is_corrupt:
-                    damaged("picture data")
-                else:
-                    yield Picture(frame, at)
-            if not unfinished:  # the rest of a long video is not needed
-                return
-
-
-def _to_mono(frame: av.AudioFrame, start_seconds: float) -> Sound:
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype.kind in "iu":
-        limits = np.iinfo(samples.dtype.name)
-        middle = (limits.max + limits.min + 1) // 2  # unsigned samples of silence are in the middle
-        samples = (samples.astype(np.float32) - middle) / (limits.max - middle + 1)
-    return Sound(samples.mean(axis=0, dtype=np.float32), start_seconds, frame.sample_rate)
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """The multiple of 90 degrees, and the mirroring, nearest to a frame's display matrix."""
+    try:
+        matrix = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]
+    except KeyError:
+        return Orientation(False, False, False)
+    except ValueError:  # PyAV reads no side data beside some kind that it does not know
+        turns = round(frame.rotation / 90) % 4  # counterclockwise
+        return Orientation(turns % 2 == 1, turns in (2, 3), turns in (1, 2))
+    # x' = a x + c y, y' = b x + d y, with y downwards
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
 
 
 class FramePicker:
@@ -185,6 +138,7 @@ class FramePicker:
         self.shown: Picture | None = None
         self.begin = 0.0
         self.longest = 0.0
+        self.holes: list[float] = []  # seconds that no frame is declared to last
         self.reformatter = VideoReformatter()
 
     def add(self, picture: Picture) -> None:
@@ -193,8 +147,18 @@ class FramePicker:
             self.begin = picture.at_seconds
         else:
             self._choose_until(picture.at_seconds)
-            self.longest = max(self.longest, picture.at_seconds - self.shown.at_seconds)
+            until_next = picture.at_seconds - self.shown.at_seconds
+            self.longest = max(self.longest, until_next)
+            lasts = _declared_seconds(self.shown.frame)
+            if lasts and until_next - lasts > HOLE_SECONDS:
+                self.holes.append(until_next - lasts)
         self.shown = picture
+
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the frames so far."""
+        if not self.holes:
+            return []
+        return [f"{sum(self.holes):.1f} s within the picture have no frame: the last is repeated"]
 
     def finish(self) -> tuple[np.ndarray, float, float]:
         """All frames, the last one repeated; and the seconds where the picture begins and ends."""
@@ -218,9 +182,7 @@ class FramePicker:
         The last frame lasts as long as its duration; without one, as long as the longest other.
         """
         assert self.shown is not None
-        last = self.shown.frame
-        base = last.time_base
-        lasts = float(last.duration * base) if last.duration and base else self.longest
+        lasts = _declared_seconds(self.shown.frame) or self.longest
         return self.shown.at_seconds + (lasts if lasts < LONGEST_GAP_SECONDS else self.longest)
 
     def pop(self, count: int) -> np.ndarray:
@@ -240,13 +202,17 @@ class FramePicker:
             self.chosen.append(image)
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = round(frame.rotation / 90) % 4
         width, height = scaled_size(frame.width, frame.height, self.short_side)
         # Planes of green, blue and red: the same values as rgb24 in two thirds of the time.
         image = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=SCALING, threads=1
         ).to_ndarray()
-        return _crop(np.rot90(image, turns), self.crop)
+        return orientation(frame).apply(_crop(image, self.crop))
+
+
+def _declared_seconds(frame: av.VideoFrame) -> float:
+    """How long a frame is to be shown; 0 if the file does not tell."""
+    return float(frame.duration * frame.time_base) if frame.time_base else 0.0
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -258,7 +224,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def _crop(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+    return image[top : top + size, left : left + size]
 
 
 def _join(pieces: list[Sound], seconds: int) -> tuple[Float32[np.ndarray, " S"], float]:
@@ -298,7 +264,8 @@ def _decode_with_decord(
             "decode.backend: decord is not installed; run `pip install 'cace[decord]'` or set pyav"
         ) from error
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        # An absolute path, because FFmpeg would take `12:30.mp4` for an address.
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
         stamps = reader.get_frame_timestamp(np.arange(len(reader)))
         start = stamps[0, 0]
         chosen = np.searchsorted(stamps[:, 0] - start, times + SAME_TIME_SECONDS, "right") - 1
@@ -307,11 +274,18 @@ def _decode_with_decord(
         images = reader.get_batch(unique).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
         raise UnusableClipError("decord cannot decode it") from error
+    # Decord turns by the angle of the display matrix, which tells nothing of a mirroring: turned
+    # back first, they are treated as those of the other backend.
+    ignored: list[str] = []
+    tracks = decode_tracks(path, sound=False, damaged=ignored.append, remark=ignored.append)
+    first = next(item.frame for item in tracks if isinstance(item, Picture))
+    turned = round(first.rotation / 90) % 4
     reformatter = VideoReformatter()
-    size = scaled_size(images.shape[2], images.shape[1], short_side)
+    size = scaled_size(first.width, first.height, short_side)
     scaled = []
     for image in images:
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        stored = np.ascontiguousarray(np.rot90(image, -turned))
+        frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
         small = reformatter.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
-        scaled.append(_crop(small.to_ndarray(), crop))
+        scaled.append(orientation(first).apply(_crop(small.to_ndarray(), crop)))
     return np.stack(scaled)[back], 0.0, float(stamps[-1, 1] - start)

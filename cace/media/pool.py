@@ -19,8 +19,17 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from cace.conventions import SEGMENTS
 from cace.data.annotations import Annotations, read_annotations, save_annotations
 from cace.data.manifest import MANIFEST, read_manifest
-from cace.media.decode import UnusableClipError, decode_clip
-from cace.media.store import CompressedClip, to_int16, to_jpeg, write_index, write_shard
+from cace.media.decode import decode_clip
+from cace.media.store import (
+    CompressedClip,
+    Facts,
+    Verdict,
+    to_int16,
+    to_jpeg,
+    write_index,
+    write_shard,
+)
+from cace.media.tracks import UnusableClipError, read_facts, refusing_failures
 from cace.system.cluster import on_cluster
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, publish, sha256, write_json
@@ -83,6 +92,10 @@ def decode_media(
             )
         if len(bad):
             print(f"decode: left out {len(bad)} of {len(index)} clips:{reasons}")
+        noted = index[index["remarks"] != ""]
+        if len(noted):
+            remarks = listed([f"{row.id}: {row.remarks}" for row in noted.itertuples()])
+            print(f"decode: remarks on {len(noted)} of {len(index)} clips:{remarks}")
         counts = {
             "clips": len(index),
             "used": len(index) - len(bad),
@@ -161,8 +174,8 @@ def _decode_shards(
     try:
         decoded = _in_order(pool, files, how, deadline_seconds, ahead=max(CLIPS_AHEAD, 2 * workers))
         for path, inside in shards:
-            clips = list(islice(decoded, len(inside)))
-            write_shard(path, [file.id for file in inside], clips, SEGMENTS * how["fps"])
+            verdicts = list(islice(decoded, len(inside)))
+            write_shard(path, [file.id for file in inside], verdicts, SEGMENTS * how["fps"])
             yield {"shard": path.name}
     finally:
         pool.stop()  # an interrupted run does not wait for the clips in progress
@@ -175,36 +188,46 @@ def _in_order(
     how: dict[str, Any],
     deadline_seconds: float,
     ahead: int,
-) -> Iterator[CompressedClip | str]:
-    """Each clip, or the reason why it is refused; up to `ahead` of them are in progress."""
+) -> Iterator[Verdict]:
+    """What was found of each clip; up to `ahead` of them are in progress."""
     waiting: deque[ProcessFuture] = deque()
     for _, path in files:
         if len(waiting) == ahead:
             yield _outcome(waiting.popleft(), deadline_seconds)
-        job = pool.schedule(_compress_clip, (path,), how, timeout=deadline_seconds)
+        job = pool.schedule(judge_clip, (path,), how, timeout=deadline_seconds)
         waiting.append(job)
     while waiting:
         yield _outcome(waiting.popleft(), deadline_seconds)
 
 
-def _outcome(job: ProcessFuture, deadline_seconds: float) -> CompressedClip | str:
+def _outcome(job: ProcessFuture, deadline_seconds: float) -> Verdict:
     try:
         return job.result()
-    except UnusableClipError as error:
-        return str(error)
     except FutureTimeoutError:
-        return f"not decoded within {deadline_seconds:g} s"
+        return Verdict(None, f"not decoded within {deadline_seconds:g} s")
     except ProcessExpired as error:
-        return f"the decoder crashed (exit code {error.exitcode})"
+        return Verdict(None, f"the decoder crashed (exit code {error.exitcode})")
 
 
-def _compress_clip(path: Path | None, jpeg_quality: int, **options: Any) -> CompressedClip:
+def judge_clip(path: Path | None, jpeg_quality: int, **options: Any) -> Verdict:
+    """Decodes one clip, in a worker process, whatever its file is.
+
+    path: None if the clip has no file.
+    options: of `decode_clip`.
+    """
     if path is None:
-        raise UnusableClipError("no such file")
-    clip = decode_clip(path, seconds=SEGMENTS, **options)
-    return CompressedClip(
-        [to_jpeg(frame, jpeg_quality) for frame in clip.frames],
-        to_int16(clip.sound),
-        clip.picture_seconds,
-        clip.sound_seconds,
-    )
+        return Verdict(None, "no such file")
+    facts = Facts()
+    try:
+        with refusing_failures():
+            facts = read_facts(path)
+            clip = decode_clip(path, seconds=SEGMENTS, **options)
+            compressed = CompressedClip(
+                [to_jpeg(frame, jpeg_quality) for frame in clip.frames],
+                to_int16(clip.sound),
+                clip.picture_seconds,
+                clip.sound_seconds,
+            )
+    except UnusableClipError as error:
+        return Verdict(None, str(error), facts=facts)
+    return Verdict(compressed, "", clip.remarks, facts)

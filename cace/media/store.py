@@ -1,9 +1,10 @@
 """The decoded store: JPEG frames and 16-bit sound of every clip, in HDF5 shards.
 
 A shard `shard-00012.h5` contains some clips: `id`, `frame` (JPEG bytes of all frames, one after
-the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, and how
-many seconds of picture and sound the file really had. `clips.csv` lists all clips, also the
-unusable ones with their reason; `store.json` records how the store was made.
+the other), `frame_offset` [n, F + 1] into it, `sound` int16 [n, S], `usable`, `reason`, `remarks`,
+how many seconds of picture and sound the file really had, and what it declares (`facts`).
+`clips.csv` lists all clips with all of this, also the unusable ones; `store.json` records how the
+store was made.
 """
 
 import io
@@ -21,7 +22,9 @@ from PIL import Image
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.system.errors import UserError
 from cace.system.files import expect_file, hash_folder, read_text, write_atomically, write_json
+from cace.system.hdf5 import expect_undamaged, open_hdf5, opened
 
+DECODE_AGAIN = "run `dvc repro decode`"
 OPEN_SHARDS = 256  # of a store: a system lets a process have 1024 files open, or fewer
 SOUND_SCALE = 32_767  # int16 of full scale
 PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
@@ -34,6 +37,24 @@ class CompressedClip(NamedTuple):
     sound: Int16[np.ndarray, " S"]
     picture_seconds: float
     sound_seconds: float
+
+
+class Facts(NamedTuple):
+    """What a video file declares, as text; empty if it declares nothing, or cannot be opened."""
+
+    duration: str = ""
+    frames_a_second: str = ""
+    size: str = ""
+    sound: str = ""
+
+
+class Verdict(NamedTuple):
+    """Whether a clip can be used, and what was found in its file."""
+
+    clip: CompressedClip | None  # None: it is refused
+    reason: str = ""  # why
+    remarks: Sequence[str] = ()  # worth knowing, but harmless
+    facts: Facts = Facts()
 
 
 def to_jpeg(frame: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
@@ -69,24 +90,22 @@ def as_stored(
 
 
 def write_shard(
-    path: Path, ids: Sequence[str], clips: Sequence[CompressedClip | str], frame_count: int
+    path: Path, ids: Sequence[str], verdicts: Sequence[Verdict], frame_count: int
 ) -> None:
     """Writes a shard completely or not at all.
 
-    clips: in the order of `ids`; for a refused clip the reason.
+    verdicts: in the order of `ids`.
     frame_count: frames of a clip.
     """
     jpegs: list[bytes] = []
     offsets = np.zeros((len(ids), frame_count + 1), np.int64)
     sound = np.zeros((len(ids), SEGMENTS * SAMPLE_RATE), np.int16)
-    reasons, seconds = [], np.zeros((len(ids), 2))
+    seconds = np.zeros((len(ids), 2))
     written = 0
-    for row, clip in enumerate(clips):
+    for row, (clip, *_) in enumerate(verdicts):
         offsets[row] = written
-        if isinstance(clip, str):
-            reasons.append(clip)
+        if clip is None:
             continue
-        reasons.append("")
         offsets[row, 1:] += np.cumsum([len(jpeg) for jpeg in clip.jpegs])
         written = offsets[row, -1]
         jpegs += clip.jpegs
@@ -97,8 +116,11 @@ def write_shard(
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["id"] = list(ids)
-        file["usable"] = [not reason for reason in reasons]
-        file["reason"] = reasons
+        file["usable"] = [verdict.clip is not None for verdict in verdicts]
+        file["reason"] = [verdict.reason for verdict in verdicts]
+        file["remarks"] = ["; ".join(verdict.remarks) for verdict in verdicts]
+        for name in Facts._fields:
+            file[f"facts/{name}"] = [getattr(verdict.facts, name) for verdict in verdicts]
         file["picture_seconds"], file["sound_seconds"] = seconds.T
         file["frame"] = np.frombuffer(b"".join(jpegs), np.uint8)
         file["frame_offset"] = offsets
@@ -120,7 +142,7 @@ def write_index(folder: Path, shards: Iterable[Path], settings: dict[str, Any]) 
 
 
 def _shard_index(path: Path) -> pd.DataFrame:
-    with h5py.File(path) as file:
+    with opened(path, DECODE_AGAIN) as file:
         usable = file["usable"][:]
         picture, sound = file["picture_seconds"][:], file["sound_seconds"][:]
         return pd.DataFrame(
@@ -133,6 +155,8 @@ def _shard_index(path: Path) -> pd.DataFrame:
                 "reason": file["reason"].asstr()[:],
                 "picture_seconds": picture.round(3),
                 "sound_seconds": sound.round(3),
+                "remarks": file["remarks"].asstr()[:],
+                **{name: file[f"facts/{name}"].asstr()[:] for name in Facts._fields},
             }
         )
 
@@ -170,17 +194,19 @@ class ClipStore:
     def frames(self, id_: str, which: Sequence[int] | None = None) -> UInt8[np.ndarray, "n H W 3"]:
         """RGB frames of a clip, all of them or those at the given places (fps a second)."""
         file, row = self._find(id_)
-        offsets = file["frame_offset"][row]
-        begin, end = offsets[0], offsets[-1]
-        data = file["frame"][begin:end].tobytes()
-        offsets = offsets - begin
-        places = range(len(offsets) - 1) if which is None else which
-        return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
+        with expect_undamaged(file, DECODE_AGAIN):
+            offsets = file["frame_offset"][row]
+            begin, end = offsets[0], offsets[-1]
+            data = file["frame"][begin:end].tobytes()
+            offsets = offsets - begin
+            places = range(len(offsets) - 1) if which is None else which
+            return np.stack([_from_jpeg(data[offsets[k] : offsets[k + 1]]) for k in places])
 
     def sound(self, id_: str) -> Float32[np.ndarray, "T S"]:
         """32 kHz sound of a clip in [-1, 1], one row per segment."""
         file, row = self._find(id_)
-        return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
+        with expect_undamaged(file, DECODE_AGAIN):
+            return _from_int16(file["sound"][row]).reshape(SEGMENTS, -1)
 
     def _find(self, id_: str) -> tuple[h5py.File, int]:
         if id_ not in self.index.index:
@@ -194,5 +220,6 @@ class ClipStore:
             if len(self._open) >= OPEN_SHARDS:
                 # It is closed when nothing reads from it any more, on this or another thread.
                 self._open.pop(next(iter(self._open)), None)
-            file = self._open[name] = h5py.File(expect_file(self.folder / name, made_by="decode"))
+            path = expect_file(self.folder / name, made_by="decode")
+            file = self._open[name] = open_hdf5(path, DECODE_AGAIN)
         return file, int(entry["row"])

@@ -17,14 +17,19 @@ from jaxtyping import Float32, UInt8
 from cace.conventions import SAMPLE_RATE
 from cace.media.decode import (
     CONTIGUOUS_SECONDS,
-    FORMATS,
     LONGEST_GAP_SECONDS,
     FramePicker,
+    orientation,
+    scaled_size,
+)
+from cace.media.tracks import (
+    Levels,
     Picture,
     Sound,
     UnusableClipError,
     decode_tracks,
-    scaled_size,
+    open_file,
+    refusing_failures,
 )
 
 # Times that jump back by more than this begin a new recording, joined to the one before.
@@ -50,6 +55,7 @@ class Probe(NamedTuple):
 
     seconds: float | None  # None: unknown to the container
     view: tuple[float, float, float, float]  # left, top, width, height: share that encoders read
+    starts_at: float  # seconds that players show at its start
 
 
 def probe(path: Path, *, short_side: int, crop: int) -> Probe:
@@ -57,46 +63,63 @@ def probe(path: Path, *, short_side: int, crop: int) -> Probe:
 
     Raises: UnusableClipError with the reason: no video, or no picture or sound track.
     """
-    try:
-        with av.open(str(path), options=FORMATS) as container:
+    ignored: list[str] = []  # decode_segments tells what is damaged, and the remarks
+    with refusing_failures():
+        with open_file(path) as container:
             seconds = container.duration / av.time_base if container.duration else None
-        first = next(decode_tracks(path, sound=False, damaged=lambda _: None), None)
-    except av.error.FFmpegError as error:
-        raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
+            # Players show the file's own times for these containers; for others they begin at 0.
+            own_clock = any(name in container.format.name for name in ("mp4", "matroska"))
+            starts_at = max(0, container.start_time or 0) / av.time_base if own_clock else 0.0
+        pictures = decode_tracks(path, sound=False, damaged=ignored.append, remark=ignored.append)
+        first = next(pictures, None)
     if not isinstance(first, Picture):
         raise UnusableClipError("no frame in the picture track")
     frame = first.frame
     width, height = scaled_size(frame.width, frame.height, short_side)
-    if round(frame.rotation / 90) % 2:
+    if orientation(frame).transposed:
         width, height = height, width
     share = crop / width, crop / height
-    return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share))
+    return Probe(seconds, ((1 - share[0]) / 2, (1 - share[1]) / 2, *share), starts_at)
 
 
 def decode_segments(
-    path: Path, *, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+    path: Path,
+    *,
+    fps: int,
+    short_side: int,
+    crop: int,
+    damaged: Callable[[str], None],
+    remark: Callable[[str], None],
 ) -> Iterator[Segment]:
     """All seconds of a video of any length; memory contains a few of them.
 
     The shorter track is extended with its last frame, or with silence.
     damaged: called with what is damaged, for each place; decoding continues after it.
+    remark: called with what else a user should know, once each.
     Raises: UnusableClipError with the reason: no picture or sound track, or it cannot be opened.
     """
     # Read twice, so that memory stays small however the file interleaves its tracks.
-    pictures = _pictures(path, fps, short_side, crop, damaged)
-    for picture, sound in zip(pictures, _sounds(path, damaged), strict=False):  # neither ends
-        segment = Segment(picture[0], sound[0], picture[1], sound[1])
-        if not segment.seconds:
-            return
-        yield segment
+    pictures = _pictures(path, fps, short_side, crop, damaged, remark)
+    sounds = _sounds(path, damaged, remark)
+    with refusing_failures():
+        for picture, sound in zip(pictures, sounds, strict=False):  # neither ends
+            segment = Segment(picture[0], sound[0], picture[1], sound[1])
+            if not segment.seconds:
+                return
+            yield segment
 
 
 def _pictures(
-    path: Path, fps: int, short_side: int, crop: int, damaged: Callable[[str], None]
+    path: Path,
+    fps: int,
+    short_side: int,
+    crop: int,
+    damaged: Callable[[str], None],
+    remark: Callable[[str], None],
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Frames of each second, and its seconds of picture; the last frame is repeated forever."""
     picker = FramePicker(fps, short_side, crop)
-    for item in _to_the_end(path, damaged, sound=False):
+    for item in _to_the_end(path, damaged, remark, sound=False):
         assert isinstance(item, Picture)
         if picker.shown is not None and item.at_seconds - picker.shown.at_seconds > (
             LONGEST_GAP_SECONDS
@@ -108,6 +131,8 @@ def _pictures(
             yield picker.pop(fps), 1.0
     if picker.shown is None:
         raise UnusableClipError("no frame in the picture track")
+    for text in picker.remarks():
+        remark(text)
     end = picker.end()
     while True:
         second = picker.popped // fps
@@ -115,13 +140,17 @@ def _pictures(
         yield picker.pop(fps), min(1.0, max(0.0, end - second))
 
 
-def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.ndarray, float]]:
+def _sounds(
+    path: Path, damaged: Callable[[str], None], remark: Callable[[str], None]
+) -> Iterator[tuple[np.ndarray, float]]:
     """Sound of each second, and how many seconds of it the file contains; then silence forever."""
     buffer = np.zeros(0, np.float32)
+    levels = Levels()
     resampler: soxr.ResampleStream | None = None
     rate, placed = 0, 0  # samples of the track so far, at its own rate
-    for piece in _to_the_end(path, damaged, picture=False):
+    for piece in _to_the_end(path, damaged, remark, picture=False):
         assert isinstance(piece, Sound)
+        levels.add(piece)
         if resampler is None:
             rate = piece.rate
             resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
@@ -144,6 +173,8 @@ def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.nda
                 buffer = buffer[SAMPLE_RATE:]
     if resampler is None:
         raise UnusableClipError("no sound in the sound track")
+    for text in levels.remarks():
+        remark(text)
     buffer = np.concatenate([buffer, resampler.resample_chunk(buffer[:0], last=True)])
     while True:
         second, buffer = buffer[:SAMPLE_RATE], buffer[SAMPLE_RATE:]
@@ -151,12 +182,12 @@ def _sounds(path: Path, damaged: Callable[[str], None]) -> Iterator[tuple[np.nda
 
 
 def _to_the_end(
-    path: Path, damaged: Callable[[str], None], **tracks: bool
+    path: Path, damaged: Callable[[str], None], remark: Callable[[str], None], **tracks: bool
 ) -> Iterator[Picture | Sound]:
     """All that can be decoded, in order; a file that is cut off ends there."""
     last = shift = 0.0
     try:
-        for item in decode_tracks(path, **tracks, damaged=damaged):
+        for item in decode_tracks(path, **tracks, damaged=damaged, remark=remark):
             if item.at_seconds + shift < last - RESTART_SECONDS:
                 damaged(f"times: they start again at {last:.0f} s")
                 shift = last - item.at_seconds

@@ -15,12 +15,12 @@ from typing import NamedTuple
 from urllib.parse import urljoin
 
 import requests
-from filelock import FileLock
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from cace.system.errors import UserError, listed, shown
 from cace.system.files import sha256, users_path
+from cace.system.locks import locked
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before each retry; from the first again once data has arrived
 DRIVE = "https://drive.google.com/uc?export=download&id="
@@ -112,7 +112,7 @@ def _fetch_one(file: RemoteFile, folder: Path, pauses: Sequence[float]) -> Path:
     target = folder / file.name
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):  # another run may need the same file
+        with locked(folder / f".{file.name}.lock", f"the download of {file.name} by another run"):
             if not target.is_file():
                 part = folder / f"{file.name}.part"
                 print(f"download: {file}", flush=True)

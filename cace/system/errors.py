@@ -1,5 +1,6 @@
 """Failures that the user can fix."""
 
+import contextlib
 import errno
 import io
 import os
@@ -7,19 +8,55 @@ import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 # The disk is full, over quota or read-only, or the user has no permission.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+# Control characters, line ends, and the marks that change the direction of what follows.
+_CONTROL = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F))
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*_CONTROL, *range(0x2066, 0x206A))
+}
 
 
 class UserError(Exception):
     """Something the user can fix; the text gives the problem, what was expected, and what to do."""
 
 
+def printable(text: str) -> str:
+    """Text for one line of a terminal: what would control the terminal is escaped."""
+    return text.translate(_ESCAPES)
+
+
 def listed(problems: list[str], most: int = 50) -> str:
     """One problem per line, indented; if there are many, the first ones and how many more."""
     more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "".join(f"\n  {line}" for line in (*problems[:most], *more))
+    return "".join(f"\n  {_printable_list(line)}" for line in (*problems[:most], *more))
+
+
+def _printable_list(text: str) -> str:
+    """Keeps the line ends of a list within the text, but not those of names."""
+    return "\n  ".join(map(printable, text.split("\n  ")))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class _Escaped:
+    """A stream through which no name from a file can control the terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(_printable_lines(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def shown(value: object, most: int = 200) -> str:
@@ -34,17 +71,21 @@ def shown(value: object, most: int = 200) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage; for a failure that the user can fix, prints only its message, with status 1."""
+    """Runs a stage; for a failure that the user can fix, prints only its message, with status 1.
+
+    Control characters that it prints are escaped.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
-        main()
+        with contextlib.redirect_stdout(cast(Any, _Escaped(sys.stdout))):
+            main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(_printable_lines(f"error: {error}"))
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = error.filename or f"in {Path.cwd()}"
+        where = printable(str(error.filename or f"in {Path.cwd()}"))
         print(
             f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable, and run "
             f"the same command again: it resumes",

@@ -58,10 +58,19 @@ def publish(finished: Path, out: Path) -> None:
     finished.replace(out)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name for a file that is not complete yet; short, even if that of `path` is not."""
+    of_path = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".{of_path}.{os.getpid()}.tmp")
+
+
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file completely or not at all: under a temporary name, then renamed."""
+    """Writes a file completely or not at all: under a temporary name, then renamed.
+
+    Raises: OSError that names `path`, also if the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as file:
@@ -69,8 +78,10 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # also an interrupt
+    except BaseException as error:  # also an interrupt
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

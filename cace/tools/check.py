@@ -6,10 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import av
 import pandas as pd
 
-from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS
+from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, VIDEO_ENDINGS
 from cace.data.annotations import (
     Annotations,
     examine_annotations,
@@ -18,7 +17,6 @@ from cace.data.annotations import (
     unlearned,
 )
 from cace.data.sources.folder import (
-    CONTAINERS,
     differences,
     find_clips,
     id_of,
@@ -27,8 +25,8 @@ from cace.data.sources.folder import (
     other_files,
     shared_files,
 )
-from cace.media.decode import FORMATS
 from cace.media.pool import MediaFile, decode_clips
+from cace.media.store import Facts
 from cace.paths import INDEX
 from cace.system.errors import UserError
 
@@ -94,6 +92,8 @@ def check_folder(
     ]
     remarks += [f"{line}, in several splits" for line in shared if source != "folder"]
     remarks += _names(folder, annotations, found) + _padded(clips)
+    noted = clips[clips["remarks"] != ""]
+    remarks += [f"{row.id}: {row.remarks}" for row in noted.itertuples()]
     return Checked(
         clips,
         _summary(annotations, clips),
@@ -109,7 +109,7 @@ def _decoded(
     """One row a clip: whether it can be used, and what its file declares."""
     files = [MediaFile(id_, found.get(id_)) for id_ in annotations.ids]
     if not files:
-        return pd.DataFrame(columns=["id", "usable", "padded", "reason", *Facts._fields])
+        return pd.DataFrame(columns=["id", "usable", "padded", "reason", "remarks", *Facts._fields])
     with TemporaryDirectory() as scratch:
         decoded = decode_clips(
             files,
@@ -121,8 +121,7 @@ def _decoded(
             deadline_seconds=limits.deadline_seconds,
             workers=workers,
         )
-    facts = pd.DataFrame(_facts(path) for _, path in files)
-    return pd.concat([decoded.drop(columns=["shard", "row"]), facts], axis=1)
+    return decoded.drop(columns=["shard", "row"])
 
 
 def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
@@ -184,7 +183,7 @@ def _names(folder: Path, annotations: Annotations, found: dict[str, Path]) -> li
         if id_ in found:
             why = f"not used, as {found[id_].name} is"
         elif id_ in annotations.ids:
-            why = f"not used; expected {', '.join(CONTAINERS)}"
+            why = f"not used; expected {', '.join(VIDEO_ENDINGS)}"
         elif similar := folded.get(id_.casefold()):
             why = f"not annotated, ignored; {similar} is"
         else:
@@ -200,35 +199,6 @@ def _padded(clips: pd.DataFrame) -> list[str]:
         f"{row.sound_seconds:.2f} s of sound"
         for row in clips[clips["padded"].astype(bool)].itertuples()
     ]
-
-
-class Facts(NamedTuple):
-    """What a file declares about itself, as text; empty if it declares nothing."""
-
-    duration: str = ""
-    frames_a_second: str = ""
-    size: str = ""
-    sound: str = ""
-
-
-def _facts(path: Path | None) -> Facts:
-    if path is None:
-        return Facts()
-    try:
-        with av.open(str(path), options=FORMATS) as container:
-            video, audio = container.streams.best("video"), container.streams.best("audio")
-            seconds = (container.duration or 0) / av.time_base
-            rate = getattr(video, "average_rate", None)
-            return Facts(
-                f"{seconds:.1f} s",
-                f"{float(rate):.5g}" if rate else "",
-                f"{video.width}x{video.height}" if isinstance(video, av.VideoStream) else "none",
-                f"{audio.rate} Hz, {audio.layout.name}"
-                if isinstance(audio, av.AudioStream)
-                else "none",
-            )
-    except av.error.FFmpegError:
-        return Facts()
 
 
 def _summary(annotations: Annotations, clips: pd.DataFrame) -> pd.DataFrame:

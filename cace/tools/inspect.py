@@ -1,7 +1,11 @@
 """One clip as the pipeline reads it: frames with their labels, its sound, its spectrogram."""
 
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -11,21 +15,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
+from matplotlib import font_manager
+from matplotlib.figure import Figure
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.data.annotations import Annotations, Row, segment_labels
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
+from cace.system.files import write_atomically
 
 EVENT, BACKGROUND, WRONG = "#0072b2", "#767676", "#b03a00"
 
 
 class Inspected(NamedTuple):
-    """The files that were written."""
+    """The files that were written, and what to know about them."""
 
     contact_sheet: Path
     spectrogram: Path
     sound: Path
+    remarks: tuple[str, ...]
 
 
 def inspect_clip(
@@ -52,13 +60,62 @@ def inspect_clip(
     predicted = _predictions(predictions, id_)
     title = "; ".join(_describe(annotations.rows[row], names) for row in rows)
 
-    into.mkdir(parents=True, exist_ok=True)
-    files = Inspected(into / "contact_sheet.png", into / "spectrogram.png", into / "sound.wav")
     middle = frames[clips.fps // 2 :: clips.fps][:SEGMENTS]
-    _draw_contact_sheet(files.contact_sheet, f"{id_}: {title}", middle, labels[0], predicted)
-    _draw_spectrogram(files.spectrogram, f"{id_}: {title}", sound.ravel(), labels[0])
-    soundfile.write(files.sound, sound.ravel(), SAMPLE_RATE, subtype="PCM_16")
-    return files
+    title = f"{id_}: {title}"
+    fonts, without = _fonts("".join([title, *labels[0], *(predicted or [])]))
+    sheet, spectrogram = into / "contact_sheet.png", into / "spectrogram.png"
+    with _plain_text(fonts):
+        _draw_contact_sheet(sheet, title, middle, labels[0], predicted)
+        _draw_spectrogram(spectrogram, title, sound.ravel(), labels[0])
+    wave = io.BytesIO()
+    soundfile.write(wave, sound.ravel(), SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    write_atomically(into / "sound.wav", wave.getvalue())
+    remarks = []
+    if without:
+        remarks.append(
+            f"no installed font has {without}: the pictures show boxes instead; install a font "
+            f"that has them, such as Noto Sans CJK for Chinese, Japanese and Korean"
+        )
+    return Inspected(sheet, spectrogram, into / "sound.wav", tuple(remarks))
+
+
+def _fonts(text: str) -> tuple[list[str], str]:
+    """Families of installed fonts that together have the characters, and those that none has."""
+    families = [matplotlib.rcParams["font.sans-serif"][0]]
+    missing = {character for character in text if character.isprintable()}
+    missing -= _characters(font_manager.findfont(families[0]))
+    # matplotlib's own list of fonts is kept from an earlier day: look at what there is now.
+    for path in sorted(font_manager.findSystemFonts()) if missing else ():
+        if there := missing & _characters(path):
+            font_manager.fontManager.addfont(path)
+            families.append(font_manager.FontProperties(fname=path).get_name())
+            missing -= there
+    return families, "".join(sorted(missing))
+
+
+def _characters(font: str) -> set[str]:
+    """Those that a font can draw; none if matplotlib cannot read it, or it has only bitmaps."""
+    try:
+        face = font_manager.get_font(font)
+    except (OSError, RuntimeError):
+        return set()
+    return set(map(chr, face.get_charmap())) if face.scalable else set()
+
+
+@contextmanager
+def _plain_text(families: list[str]) -> Iterator[None]:
+    """Text is drawn as it is, not as a formula, in the first of the fonts that has it."""
+    settings: Any = {"text.parse_math": False, "text.usetex": False, "font.family": families}
+    with plt.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # we tell it in a sentence
+        yield
+
+
+def _write(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=80)
+    plt.close(figure)
+    write_atomically(path, picture.getvalue())
 
 
 def _describe(row: Row, names: list[str]) -> str:
@@ -93,8 +150,7 @@ def _draw_contact_sheet(
             axis.set_xlabel(
                 f"{mark}: {predicted[second]}", color=colour if right else WRONG, fontsize=10
             )
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    _write(figure, path)
 
 
 def _draw_spectrogram(path: Path, title: str, sound: np.ndarray, labels: list[str]) -> None:
@@ -117,5 +173,4 @@ def _draw_spectrogram(path: Path, title: str, sound: np.ndarray, labels: list[st
         axis.add_patch(strip)
         short = label if len(label) < 14 else f"{label[:12]}…"
         axis.text(second + 0.05, 1.015, short, transform=over_plot, color="white", fontsize=9)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    _write(figure, path)

@@ -23,7 +23,7 @@ from cace.features.batches import Silenced, Split
 from cace.features.store import FeatureStore
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
-from cace.settings import Precision
+from cace.settings import Precision, Source
 from cace.system.errors import UserError
 from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import epoch_bar, report_epoch
@@ -71,6 +71,7 @@ def fit(
     seed: int,
     schedule: Schedule,
     device: torch.device,
+    source: Source,
     silenced: Silenced | None = None,
     bar_position: int = 0,
 ) -> Curves:
@@ -80,6 +81,7 @@ def fit(
     state: a file that is written after every epoch. If it exists, training resumes after its last
         epoch and gives the same numbers as without the interruption; the arguments must be the
         same.
+    source: of the clips; the checkpoint records it.
     Raises: UserError if the loss is not finite.
     """
     torch.manual_seed(seed)
@@ -87,7 +89,7 @@ def fit(
     localizer = checkpoints.build(name, sizes_of(train), **settings).to(device)
     optimizer = torch.optim.Adam(localizer.parameters(), lr=schedule.learning_rate, fused=True)
     rates = torch.optim.lr_scheduler.MultiStepLR(optimizer, schedule.milestones, schedule.decay)
-    about = {**_origin(store, train), "seed": seed, "silenced": silenced}
+    about = {**_origin(store, train), "source": source, "seed": seed, "silenced": silenced}
     best, best_on_test = Best(into / "best.pt", "val"), Best(into / "best_on_test.pt", "test")
     parts: dict[str, Stateful] = {"localizer": localizer, "optimizer": optimizer, "rates": rates}
     curves = Curves([], [])
@@ -173,8 +175,11 @@ def scores(localizer: Localizer, split: Split) -> dict[str, float]:
 
 def _origin(store: FeatureStore, train: Split) -> dict[str, Any]:
     """What a checkpoint contains about the features that it was trained on."""
+    # A data set may name categories of which it has no clip in train: those cannot be learned.
+    trained = set(train.labels.ravel().tolist())
     return {
         "categories": list(store.categories),
+        "trained_categories": [c for k, c in enumerate(store.categories) if k in trained],
         "encoders": store.provenance["encoders"],
         "frames": store.provenance["settings"],
         "grid": list(train.grid),

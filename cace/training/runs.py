@@ -83,6 +83,7 @@ def train_one(
         seed=job.seed,
         schedule=Schedule(**params.train.model_dump(exclude={"seeds"})),
         device=device,
+        source=params.data.source,
         silenced=job.silenced,
         bar_position=position,
     )

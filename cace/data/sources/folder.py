@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from cace.conventions import VIDEO_ENDINGS
 from cace.data.annotations import TEXTS, Annotations
 from cace.paths import INDEX
 from cace.system.errors import UserError, listed, shown
-from cace.system.files import name_as_text, read_text, sha256
+from cace.system.files import name_as_text, read_text, sha256, temporary_beside
 from cace.system.workers import progress
 
 INDEX_COLUMNS = ("id", "file", "bytes", "sha256")
-CONTAINERS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
 def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
@@ -28,12 +28,12 @@ def find_clips(folder: Path, annotations: Annotations) -> dict[str, Path]:
     files = {(id_of(path), path.suffix.lower()): path for path in clip_files(folder)}
     found = {}
     for id_ in annotations.ids:
-        if ending := next((e for e in CONTAINERS if (id_, e) in files), None):
+        if ending := next((e for e in VIDEO_ENDINGS if (id_, e) in files), None):
             found[id_] = files[id_, ending]
     if not found:
         raise UserError(
             f"{folder / 'AVE'}: expected the annotated clips as <id>.mp4 (or "
-            f"{', '.join(CONTAINERS[1:])}), got none of {len(annotations.ids)}"
+            f"{', '.join(VIDEO_ENDINGS[1:5])}, ...), got none of {len(annotations.ids)}"
         )
     return found
 
@@ -68,7 +68,7 @@ def shared_files(clips: dict[str, Path], annotations: Annotations) -> list[tuple
 
 def clip_files(folder: Path) -> list[Path]:
     """All files under `folder/AVE` that may be clips, annotated or not."""
-    return [p for p in _inside(folder) if p.suffix.lower() in CONTAINERS and p.is_file()]
+    return [p for p in _inside(folder) if p.suffix.lower() in VIDEO_ENDINGS and p.is_file()]
 
 
 def other_files(folder: Path, found: dict[str, Path]) -> list[Path]:
@@ -170,7 +170,7 @@ def expect_as_indexed(found: pd.DataFrame) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file completely or not at all; shares its blocks if the file system can."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     with source.open("rb") as original, temporary.open("wb") as copy:
         left = os.fstat(original.fileno()).st_size
         try:

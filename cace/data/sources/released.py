@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import h5py
-
 from cace.data.sources.folder import copy_file
 from cace.system.downloads import DRIVE, RemoteFile, fetch
 from cace.system.errors import UserError, listed
+from cace.system.hdf5 import DamagedError, open_hdf5
 from cace.system.workers import progress
 
 GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
@@ -81,7 +80,7 @@ def find_files(folder: Path) -> dict[str, Path]:
             f"{folder}: expected the released files ({names}), got none of them; leave data.path "
             f"empty to download them"
         )
-    if damaged := [f"{path}: {why}" for path in found.values() if (why := _damage(path))]:
+    if damaged := [why for path in found.values() if (why := _damage(path))]:
         raise UserError(f"{folder}: these files are damaged; get them again:{listed(damaged)}")
     return found
 
@@ -95,7 +94,7 @@ def complete(found: dict[str, Path]) -> dict[str, Path]:
     lacking = [file for file in FILES if file.name not in found]
     wanted = [file for file in lacking if not found or file.name not in ONLY_FOR_CHECKS]
     fetched = {path.name: path for path in fetch(wanted)}
-    if damaged := [f"{path}: {why}" for path in fetched.values() if (why := _damage(path))]:
+    if damaged := [why for path in fetched.values() if (why := _damage(path))]:
         raise UserError(f"damaged downloads; remove them and run this again:{listed(damaged)}")
     return {**found, **fetched}
 
@@ -116,7 +115,7 @@ def _damage(path: Path) -> str | None:
     """Why a file is damaged: it is an error page instead, or cut off. None if it is not damaged."""
     if path.suffix == ".h5":
         try:
-            h5py.File(path).close()
-        except OSError as error:
-            return f"not a complete HDF5 file ({error})"
+            open_hdf5(path, "get it again").close()
+        except DamagedError as error:
+            return str(error)
     return None

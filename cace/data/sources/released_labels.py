@@ -9,7 +9,6 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
@@ -27,6 +26,7 @@ from cace.data.annotations import (
 from cace.data.manifest import MANIFEST
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, publish, sha256, write_json
+from cace.system.hdf5 import dataset, opened
 from cace.system.scratch import scratch
 
 # The axes of each file's data set. labels.h5 comes first: the others must have the same sizes.
@@ -111,6 +111,9 @@ def write_labels(media: Path, out: Path, metrics: Path) -> None:
         publish(clips, out)
 
 
+GET_AGAIN = "get it again, then `dvc repro -f download`"
+
+
 def _stop_at(problems: list[str], media: Path) -> None:
     if problems:
         raise UserError(
@@ -121,20 +124,17 @@ def _stop_at(problems: list[str], media: Path) -> None:
 
 def read_data(path: Path, key: str = RELEASED_KEY) -> Shaped[np.ndarray, "..."]:
     """The one data set of a released file."""
-    with h5py.File(path) as file:
-        return file[key][:]
+    with opened(path, GET_AGAIN) as file:
+        return dataset(file, key)[:]
 
 
 def _shape(path: Path, key: str, problems: list[str]) -> tuple[int, ...] | None:
     """Shape of the data set; None, and a new problem, if there is none."""
     try:
-        with h5py.File(path) as file:
-            if isinstance(data := file.get(key), h5py.Dataset):
-                return data.shape
-            found = ", ".join(file) or "nothing"
-            problems.append(f"{path.name}: expected a data set {key}, got {found}")
-    except OSError as error:
-        problems.append(f"{path.name}: expected an HDF5 file: {error}")
+        with opened(path, GET_AGAIN) as file:
+            return dataset(file, key).shape
+    except UserError as error:
+        problems.append(str(error))
     return None
 
 

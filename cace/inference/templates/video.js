@@ -9,7 +9,9 @@ const rows = document.querySelectorAll("#events tbody tr");
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const DARKEST = 0.75, LIGHTEST = 0.3; // how much of black and white covers the picture
 const levels = data.attention && Uint8Array.from(atob(data.attention.levels), (c) => c.charCodeAt(0));
-let position = 0; // seconds
+let position = 0; // seconds from the start of the video
+let origin; // what the browser's clock shows there; known once the video is there
+let target; // where the last seek shall end, on that clock
 let shown = -1; // the second that map and details show
 let current = -1; // index of the event at the playhead
 
@@ -36,8 +38,17 @@ function clock(seconds) {
 
 function go(seconds) {
   const wanted = Math.min(Math.max(seconds, 0), data.seconds);
-  if (at("broken").hidden) video.currentTime = wanted;
+  if (at("broken").hidden && origin !== undefined) {
+    target = origin + wanted;
+    video.currentTime = target;
+  }
   show(wanted);
+}
+
+function begin() {
+  // Some browsers show a file's own times, which may begin late, and others begin at 0.
+  origin ??= video.currentTime > data.starts_at / 2 ? data.starts_at : 0;
+  if (position) go(position); // the reader was faster than the video
 }
 
 function show(seconds) {
@@ -53,7 +64,7 @@ function show(seconds) {
 }
 
 function follow() {
-  show(video.currentTime);
+  if (origin !== undefined) show(Math.max(0, video.currentTime - origin));
   if (!video.paused) requestAnimationFrame(follow);
 }
 
@@ -245,8 +256,14 @@ video.addEventListener("play", () => (at("play").textContent = "Pause"));
 video.addEventListener("pause", () => (at("play").textContent = "Play"));
 video.addEventListener("pause", () => (at("announcement").textContent = lanes.getAttribute("aria-valuetext")));
 video.addEventListener("loadedmetadata", () => (video.videoWidth ? describe(shown) : giveUp()));
+video.addEventListener("loadeddata", begin);
+// A browser may learn the length of a file only while it reads it, and not seek beyond that before.
+video.addEventListener("durationchange", () => {
+  if (video.paused && video.currentTime < target - 0.01) video.currentTime = target;
+});
 video.addEventListener("error", giveUp);
 if (video.error) giveUp();
+if (video.readyState > 1) begin();
 
 draw();
 show(0);

@@ -2,6 +2,8 @@
 
 Our checkpoint is a PyTorch file of plain values: `format`, `localizer` (name of the method),
 `sizes` and `settings` (of its constructor), `about` (categories, encoders, epoch, ...), `weights`.
+`about` also has `source`, the data source of the training clips, and `trained_categories`, those of
+the categories that had training clips. Older checkpoints and those of authors lack both: unknown.
 Loading never runs code from a file.
 """
 
@@ -11,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from cace.localizers import localizer_class
+from cace.localizers.parts.about import SizesOfFile, check_about
 from cace.localizers.parts.protocol import AuthorsFormat, Localizer, Sizes
-from cace.settings import LOCALIZERS
-from cace.system.errors import UserError
+from cace.settings import LOCALIZERS, check_method, check_some
+from cace.system.errors import UserError, shown
 from cace.system.files import expect_file, write_atomically
+from cace.system.torch_files import Weights, misfit, read_torch_file, weights_in
 
 FORMAT = "cace-localizer-2"
 FIRST_FORMAT = "cace-localizer-1"  # only of CACE-Net
@@ -38,21 +41,24 @@ def build(name: str, sizes: Sizes, *, where: str = "settings", **settings: Any) 
     name: of the method, one of the values of `localizer.name`.
     where: names the origin of the settings in messages.
     settings: of its constructor.
-    Raises: UserError if there is no such method or setting.
+    Raises: UserError if there is no such method or setting, or a value is out of its range.
     """
     method = _method(name, where)
     known = [key for key in inspect.signature(method).parameters if key != "sizes"]
-    if strange := sorted(set(settings) - set(known)):
+    if strange := [key for key in settings if key not in known]:
         raise UserError(
             f"{where}: {method.title} has no setting {', '.join(strange)}; expected some of "
             f"{', '.join(known)}"
         )
+    check_method(name, settings, where)
     return method(sizes, **settings)
 
 
 def _method(name: str, where: str) -> type[Localizer]:
     if name not in LOCALIZERS:
-        raise UserError(f"{where}: expected a localizer of {', '.join(LOCALIZERS)}, got {name!r}")
+        raise UserError(
+            f"{where}: expected a localizer of {', '.join(LOCALIZERS)}, got {shown(name)}"
+        )
     return localizer_class(name)
 
 
@@ -60,7 +66,9 @@ def save(path: Path, name: str, localizer: Localizer, about: dict[str, Any]) -> 
     """Writes a checkpoint; the same weights give the same bytes.
 
     about: plain values: categories, encoders, epoch, and whatever a reader may want to know.
+    Raises: UserError if one is a value that `read` would refuse.
     """
+    check_about(about, localizer.sizes, str(path))
     buffer = io.BytesIO()  # a file's bytes would depend on its name
     content = {
         "format": FORMAT,
@@ -81,40 +89,40 @@ def read(path: Path, name: str | None = None, **settings: Any) -> Checkpoint:
     settings: of an authors' checkpoint; ours contains its own.
     Raises: UserError if the file is damaged, contains code, or is of another method.
     """
-    content = _plain_content(path)
-    try:
-        if content.get("format") in (FORMAT, FIRST_FORMAT):
+    content = read_torch_file(expect_file(path, made_by="train"))
+    written_as = content.get("format") if isinstance(content, dict) else None
+    if written_as in (FORMAT, FIRST_FORMAT):
+        try:
             return _ours(path, _as_now(content), name)
-        localizer = from_authors(str(path), content, name or AUTHORS_DEFAULT, **settings)
-        return Checkpoint(name or AUTHORS_DEFAULT, localizer, {})
-    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
-        raise UserError(f"{path}: a damaged checkpoint, or not one of ours: {error!r}") from error
-
-
-def _plain_content(path: Path) -> dict[str, Any]:
-    expect_file(path, made_by="train")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that it cannot read
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: a damaged checkpoint: {shown(error)}") from error
+    if isinstance(written_as, str):
         raise UserError(
-            f"{path}: expected a checkpoint of plain tensors, undamaged and without code (pickled "
-            f"modules are refused, since loading them would run code); {error}"
-        ) from error
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: expected a checkpoint, got {type(content).__name__}")
-    return content
+            f"{path}: expected the format {FORMAT}, got {shown(written_as)}; a newer version of "
+            f"cace may read it"
+        )
+    weights = weights_in(content, str(path))
+    localizer = from_authors(str(path), weights, name or AUTHORS_DEFAULT, **settings)
+    return Checkpoint(name or AUTHORS_DEFAULT, localizer, {})
 
 
 def _ours(path: Path, content: dict[str, Any], name: str | None) -> Checkpoint:
-    if name not in (None, content["localizer"]):
+    if not isinstance(content["about"], dict) or not isinstance(content["settings"], dict):
+        raise TypeError("expected settings by name")
+    found, settings, about = content["localizer"], content["settings"], content["about"]
+    _method(found, str(path))
+    if name not in (None, found):
         raise UserError(
-            f"{path}: expected a checkpoint of {name}, got one of {content['localizer']}; set "
-            f"localizer.name, or run `dvc repro train`"
+            f"{path}: expected a checkpoint of {name}, got one of {found}; set localizer.name, or "
+            f"run `dvc repro train`"
         )
+    check_some(SizesOfFile, content["sizes"], f"{path}, sizes")
     sizes = Sizes(**content["sizes"])
-    localizer = build(content["localizer"], sizes, where=str(path), **content["settings"])
-    _fill(str(path), localizer, content["weights"])
-    return Checkpoint(content["localizer"], localizer.eval(), content["about"])
+    check_about(about, sizes, str(path))
+    outline = _outline(str(path), found, sizes, settings)
+    _expect_fit(str(path), outline, outline.state_dict(), content["weights"])
+    localizer = build(found, sizes, where=str(path), **settings)
+    return Checkpoint(found, _filled(localizer, content["weights"]), about)
 
 
 def _as_now(content: dict[str, Any]) -> dict[str, Any]:
@@ -141,35 +149,32 @@ def _as_now(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_authors(
-    where: str, content: dict[str, Any], name: str = AUTHORS_DEFAULT, **settings: Any
+    where: str, weights: Weights, name: str = AUTHORS_DEFAULT, **settings: Any
 ) -> Localizer:
     """A localizer, in eval mode, from the state dict of a checkpoint of its authors.
 
     where: names the weights in messages.
+    Raises: UserError if the weights are of another network.
     """
-    weights = {
-        key.removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
     known = _authors_format(where, weights, name, settings)
-    localizer = build(name, known.sizes, where=where, **settings)
-    localizer.start_epoch(1.0)  # as at the end of training
-    own = localizer.state_dict()
-    keys = authors_keys(localizer, known)
+    check_some(SizesOfFile, known.sizes._asdict(), f"{where}, sizes")
+    outline = _outline(where, name, known.sizes, settings)
+    keys = authors_keys(outline, known)
     strange = {
         key: value
         for key, value in weights.items()
         if key not in keys.values() and not key.startswith(known.unused or ("\0",))
     }
     found = {ours: weights[theirs] for ours, theirs in keys.items() if theirs in weights}
-    buffers = {key: own[key] for key in own if key not in keys}
-    _fill(where, localizer, {**found, **buffers, **strange})
-    return localizer.eval()
+    theirs = {key: tensor for key, tensor in outline.state_dict().items() if key in keys}
+    _expect_fit(where, outline, theirs, {**found, **strange})
+    localizer = build(name, known.sizes, where=where, **settings)
+    localizer.start_epoch(1.0)  # as at the end of training
+    return _filled(localizer, {**localizer.state_dict(), **found})
 
 
 def _authors_format(
-    where: str, weights: dict[str, Tensor], name: str, settings: dict[str, Any]
+    where: str, weights: Weights, name: str, settings: dict[str, Any]
 ) -> AuthorsFormat:
     method = _method(name, where)
     try:
@@ -177,8 +182,10 @@ def _authors_format(
     except KeyError as error:
         raise UserError(
             f"{where}: neither our checkpoint nor one of the authors of {method.title}: expected "
-            f"the key {error}, got keys such as {sorted(weights)[:5]}"
+            f"the key {error}, got keys such as {shown(sorted(weights)[:5])}"
         ) from None
+    except IndexError:
+        raise UserError(f"{where}: weights of an authors' checkpoint have too few axes") from None
     if known is None:
         raise UserError(f"{where}: checkpoints of the authors of {method.title} cannot be loaded")
     return known
@@ -194,20 +201,22 @@ def authors_keys(localizer: Localizer, known: AuthorsFormat) -> dict[str, str]:
     }
 
 
-def _fill(where: str, localizer: Localizer, weights: dict[str, Tensor]) -> None:
-    precision = next(t.dtype for t in weights.values() if t.is_floating_point())
-    localizer.to(precision)
-    expected = localizer.state_dict()
-    missing = sorted(set(expected) - set(weights))
-    strange = sorted(set(weights) - set(expected))
-    wrong = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if missing or strange or wrong:
+def _outline(where: str, name: str, sizes: Sizes, settings: dict[str, Any]) -> Localizer:
+    """The localizer without memory for its weights: a file may ask for any amount of it."""
+    with torch.device("meta"):
+        return build(name, sizes, where=where, **settings)
+
+
+def _expect_fit(where: str, outline: Localizer, expected: Weights, weights: Any) -> None:
+    if why := misfit(expected, weights):
         raise UserError(
-            f"{where}: not a checkpoint of {localizer.title} with the settings "
-            f"{localizer.settings}; missing: {missing}; unknown: {strange}; other shape: {wrong}"
+            f"{where}: not a checkpoint of {outline.title} with the settings {outline.settings}, "
+            f"or a damaged one; {why}"
         )
-    localizer.load_state_dict(weights)
+
+
+def _filled(localizer: Localizer, weights: Weights) -> Localizer:
+    """In eval mode, in the precision of the weights, but at least in float32."""
+    given = next(t.dtype for k, t in weights.items() if t.is_floating_point())
+    localizer.to(torch.promote_types(given, torch.float32)).load_state_dict(weights)
+    return localizer.eval()

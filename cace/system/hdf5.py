@@ -1,0 +1,102 @@
+"""HDF5 files, opened and read so that a failure says what is wrong."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from cace.system.errors import UserError, shown
+from cace.system.locks import holder
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+UNLOCKED = "set HDF5_USE_FILE_LOCKING=FALSE"
+
+
+class DamagedError(UserError):
+    """The file is not an HDF5 file, or not a complete one."""
+
+
+@contextlib.contextmanager
+def opened(path: Path, remedy: str) -> Iterator[h5py.File]:
+    """An HDF5 file, to be read in this block; what fails in it is reported as damage of the file.
+
+    remedy: how to get an undamaged file, for the message.
+    Raises: UserError if another process locks the file, or it cannot be opened; DamagedError if
+        it is no HDF5 file, or a part of it is missing or wrong.
+    """
+    with open_hdf5(path, remedy) as file, expect_undamaged(file, remedy):
+        yield file
+
+
+@contextlib.contextmanager
+def expect_undamaged(file: h5py.File, remedy: str) -> Iterator[None]:
+    """Reports what fails in this block, which only reads the file, as damage of the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedError(f"{file.filename}: damaged ({_first_line(error)}); {remedy}") from error
+
+
+def open_hdf5(path: Path, remedy: str) -> h5py.File:
+    """An HDF5 file that stays open. Arguments and errors as of `opened`."""
+    if path.is_dir():
+        raise UserError(f"{path}: expected an HDF5 file, got a folder")
+    try:
+        return h5py.File(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; {remedy}") from None
+    except OSError as error:
+        text = str(error)
+        if "unable to lock file" in text and error.errno in NO_LOCKS:
+            raise UserError(
+                f"{path}: this file system has no locks ({os.strerror(error.errno)}); {UNLOCKED} "
+                f"and run the same command again"
+            ) from None
+        if "unable to lock file" in text:
+            raise UserError(
+                f"{path}: in use by {holder(path)}; run the same command again when that has "
+                f"ended. If nothing writes to the file, {UNLOCKED} to read it now"
+            ) from None
+        if error.errno:
+            why = os.strerror(error.errno)
+            raise UserError(f"{path}: cannot be read ({why}, error {error.errno})") from None
+        if sizes := re.search(r"truncated file: eof = (\d+),.*stored_eof = (\d+)", text):
+            raise DamagedError(
+                f"{path}: cut short, {sizes[1]} of {sizes[2]} bytes; {remedy}"
+            ) from None
+        if "signature not found" in text:
+            raise DamagedError(f"{path}: not an HDF5 file; {remedy}") from None
+        raise DamagedError(f"{path}: damaged ({_first_line(error)}); {remedy}") from None
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset whose data is in this file.
+
+    HDF5 also knows names and data that are in other files. A file from elsewhere could make us
+    read any file of this machine with them.
+    Raises: UserError if there is none of this name, or its data is not here.
+    """
+    link = file.get(name, getlink=True, default=None)
+    if link is None:
+        found = shown(", ".join(file))[1:-1] or "nothing"
+        raise UserError(f"{file.filename}: expected a data set {name}, got {found}")
+    if not isinstance(link, h5py.HardLink):
+        raise UserError(f"{file.filename}, {name}: expected data in the file itself, got a link")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{file.filename}, {name}: expected a data set, got a group")
+    if found.external or found.is_virtual:
+        raise UserError(
+            f"{file.filename}, {name}: expected data in the file itself, got data of other files"
+        )
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return shown(str(error).partition("\n")[0] or type(error).__name__)[1:-1]
