@@ -49,6 +49,13 @@ def test_settings_that_a_published_file_lacks_are_given(published, capsys):
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(background)
 
 
+@pytest.mark.parametrize("option", ["beta", "psi", "lambda"])
+def test_a_setting_of_a_published_checkpoint_is_held_to_its_range(published, option):
+    for value in ("nan", "-1", "1e9"):
+        with pytest.raises(SystemExit, match=rf"pth.tar: {option}: expected .*, got {value[:1]}"):
+            evaluate(published, f"--{option}={value}")
+
+
 def test_a_checkpoint_of_other_features_is_refused_with_one_message(published):
     write_feature_store(published / "features.h5")
     with pytest.raises(SystemExit) as caught:
