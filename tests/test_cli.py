@@ -76,6 +76,13 @@ def test_downloads_and_work_are_in_the_project_from_any_folder_of_it(tmp_path, m
     assert workspace_root() == tmp_path / "a/b"
 
 
+@pytest.mark.parametrize("option", ["beta", "psi", "lambda"])
+def test_a_setting_of_a_published_checkpoint_is_held_to_its_range(published, option):
+    for value in ("nan", "-1", "1e9"):
+        with pytest.raises(SystemExit, match=rf"pth.tar: {option}: expected .*, got {value[:1]}"):
+            evaluate(published, f"--{option}={value}")
+
+
 def test_a_checkpoint_of_other_features_is_refused_with_one_message(published):
     write_feature_store(published / "features.h5")
     with pytest.raises(SystemExit) as caught:

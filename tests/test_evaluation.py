@@ -185,6 +185,14 @@ def test_a_wrong_value_in_a_checkpoint_is_one_sentence_at_the_front_door(store, 
     )
 
 
+def test_features_that_are_no_numbers_are_not_scored(models, tmp_path):
+    file = write_feature_store(tmp_path / "features.h5")
+    with h5py.File(file, "r+") as changed:
+        changed["audio"][-1, 3, 2] = np.nan
+    with pytest.raises(UserError, match=r"features.h5: the localizer gives no numbers \(NaN\)"):
+        evaluate(FeatureStore(file), models)
+
+
 def test_a_checkpoint_in_the_place_of_one_of_other_modalities_is_refused(store, models, tmp_path):
     copy = shutil.copytree(models, tmp_path / "models")
     (copy / "audio_only").rename(tmp_path / "audio_only")

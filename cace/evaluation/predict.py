@@ -36,6 +36,7 @@ def predict(
     """Predictions on all clips of a split, in the precision of the localizer's weights.
 
     threshold: θ of section 3.5: an event is a segment whose relevance is above it.
+    Raises: UserError if the localizer gives NaN, as it does for features that are NaN.
     """
     localizer.eval()
     precision = next(localizer.parameters()).dtype
@@ -50,6 +51,11 @@ def predict(
     relevance, category, confidence, by_mean = (
         torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)
     )
+    if not (np.isfinite(relevance).all() and np.isfinite(confidence).all()):
+        raise UserError(
+            f"{split.store.path}: the localizer gives no numbers (NaN) for its features; look for "
+            f"NaN or infinity in them"
+        )
     labels = segment_predictions(relevance, category, threshold, localizer.background)
     clips = _clip_category(labels, by_mean, localizer.background)
     return Predictions(labels, relevance, category, confidence, clips)
