@@ -14,7 +14,7 @@ from cace.encoders.audio import AudioEncoder
 from cace.encoders.card import card_of
 from cace.encoders.visual import VisualEncoder
 from cace.extraction import encode as extraction
-from cace.extraction.encode import _read_ahead, encode, extract_features
+from cace.extraction.encode import Decoded, Encoding, _read_ahead, encode, extract_features
 from cace.extraction.provenance import EncoderCards
 from cace.features.store import FeatureStore, create_store
 from cace.media.store import ClipStore
@@ -120,6 +120,16 @@ def test_a_segments_feature_is_the_mean_over_its_frames(tmp_path):
 def test_the_batch_size_does_not_show(tmp_path):
     one, two = (extract(tmp_path / f"{n}.h5", batch_size=n) for n in (3, 40))
     assert np.array_equal(one.visual, two.visual)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(50, [50, 30]), (80, [80])])
+def test_the_batch_size_is_what_the_encoder_gets_on_a_cpu_too(batch_size, sizes):
+    visual, audio = level_encoders()
+    got = []
+    visual.register_forward_pre_hook(lambda _, inputs: got.append(len(inputs[0])))
+    clip = Decoded("a", np.zeros((80, 8, 8, 3), np.uint8), np.zeros((10, 32_000), np.float32))
+    Encoding(visual, audio, batch_size, "float32").encode(clip, torch.device("cpu"))
+    assert got == sizes
 
 
 def test_clips_that_several_threads_read_come_in_order():

@@ -29,7 +29,6 @@ from cace.system.scratch import scratch
 from cace.system.workers import progress, workers
 
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: at most these are lost in a power cut
-CPU_FRAMES = 40  # encoded at once; more are no faster and need memory: 160 need 4.4 GB
 
 
 def encode(
@@ -124,6 +123,8 @@ def extract_features(
     # The journal lists the clips that are on the disk already.
     done = set(journal.read_text().splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
+    if not todo:
+        return  # DVC's cache may share this file: it must not be opened for writing
     encoded = (
         _encode_on_cluster(clips, encoding, todo)
         if engine == "ray"
@@ -189,10 +190,9 @@ class Encoding(NamedTuple):
 
         Raises: UserError if one does not fit into float16.
         """
-        size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
         with torch.inference_mode(), _autocast(device, self.precision):
             images = torch.from_numpy(clip.frames).to(device)
-            maps = torch.cat([self.visual_encoder(some) for some in images.split(size)])
+            maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
             audio = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
         visual = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
