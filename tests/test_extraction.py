@@ -182,6 +182,18 @@ def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_cli
         assert len(work_of(workspace, "extract")) == count
 
 
+def test_a_finished_store_is_published_again_and_never_opened_for_writing(workspace):
+    finished = encoded(workspace).path
+    before = finished.read_bytes()
+    finished.chmod(0o444)  # by DVC, whose cache shares the file
+    changed = finished.stat().st_mtime_ns
+    finished.unlink()
+    clips = NumberedClips()
+    again = encoded(workspace, clips).path
+    assert (clips.read, again.read_bytes()) == (0, before)
+    assert (again.stat().st_mtime_ns, again.stat().st_mode & 0o777) == (changed, 0o444)
+
+
 def test_a_killed_run_resumes_and_gives_the_same_bytes(tmp_path):
     whole = extract(tmp_path / "whole.h5").path.read_bytes()
 

@@ -1,5 +1,6 @@
 """The released files: checked against one another, and converted into the feature store."""
 
+import shutil
 import tracemalloc
 
 import h5py
@@ -258,6 +259,7 @@ def change_a_split(clips):
 @pytest.mark.parametrize("change", [change_a_label, change_a_split])
 def test_half_done_work_on_other_labels_or_splits_is_not_used(project, monkeypatch, change):
     before = converted(project)
+    shutil.rmtree(project / ".work")
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -272,6 +274,16 @@ def test_half_done_work_on_other_labels_or_splits_is_not_used(project, monkeypat
             assert len(work_of(project, "extract")) == count
     after = converted(project)
     assert {key for key in before if before[key] != after[key]} == {"clips_sha256"}
+
+
+def test_finished_features_are_published_again_and_not_converted_again(project, monkeypatch):
+    converted(project)
+    out = project / "features.h5"
+    before = out.read_bytes()
+    out.unlink()  # by DVC, which was killed before it had recorded it
+    monkeypatch.setattr(conversion, "convert_features", None)
+    converted(project)
+    assert out.read_bytes() == before
 
 
 def test_memory_holds_a_few_blocks_however_large_the_file(release, monkeypatch):

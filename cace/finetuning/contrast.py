@@ -218,10 +218,15 @@ def finetune(
                 own = batch[team.own(len(batch))]
                 step(pictures[own], sounds[own], len(batch), for_maps)
         curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
-    results = {"sounds": sounds, "val_sounds": val_sounds}
-    for epoch in range(len(curve), epochs + 1):
+
+    def save() -> None:
         if team.leads:
-            save_state(state, parts, {**results, "curve": [tuple(row) for row in curve]})
+            sound = {"sounds": sounds, "val_sounds": val_sounds}
+            save_state(state, parts, {**sound, "curve": [tuple(row) for row in curve]})
+
+    if content is None:
+        save()
+    for epoch in range(len(curve), epochs + 1):
         rng, losses = np.random.default_rng([seed, epoch]), []
         for batch in progress(batches(rng), f"finetune: epoch {epoch}/{epochs}"):
             second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
@@ -231,6 +236,7 @@ def finetune(
             losses.append(step(pictures, sounds[batch[part]], len(batch), for_all))
         recalls = _recall(space, frozen_pictures(val, "val"), val_sounds)
         curve.append(Epoch(epoch, float(np.mean(losses)), *recalls))
+        save()
     return curve
 
 

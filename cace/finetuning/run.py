@@ -17,7 +17,7 @@ from cace.finetuning.processes import Team
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
 from cace.system.files import write_atomically, write_json
-from cace.system.scratch import scratch
+from cace.system.scratch import remove_recorded, scratch
 
 
 class Outputs(NamedTuple):
@@ -76,6 +76,7 @@ def finetune_encoder(
 
 def pass_by(source: str, out: Outputs) -> None:
     """Writes the files of a source that has no encoder to fine-tune."""
+    remove_recorded("dvc.yaml:finetune")
     save_no_encoder(out.encoder)
     write_atomically(out.curve, pd.DataFrame(columns=Epoch._fields).to_csv(index=False))
     why = f"nothing was fine-tuned: source {source} has features, no clips"
