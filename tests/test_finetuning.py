@@ -168,6 +168,16 @@ def test_a_killed_finetuning_resumes_to_the_same_numbers(tmp_path, monkeypatch, 
     assert torch.equal(encoder.body.weight, whole.body.weight)
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_finished_finetuning_is_not_done_again(tmp_path, monkeypatch, epochs):
+    state = tmp_path / "state.pt"
+    curve, encoder = finetune_colours(epochs=epochs, maps_epochs=2, state=state)
+    monkeypatch.setattr(finetuning, "progress", None)
+    again, same = finetune_colours(epochs=epochs, maps_epochs=2, state=state)
+    assert again == curve
+    assert torch.equal(same.body.weight, encoder.body.weight)
+
+
 def test_no_epochs_pass_the_encoder_through():
     torch.manual_seed(0)
     untouched = nn.Conv2d(3, 6, 1)
