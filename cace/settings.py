@@ -4,7 +4,7 @@ No key may be in both files; together they make one frozen, checked `Params`. dv
 sections of both. A section that no stage tracks is refused: changing it would re-run nothing.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from cace.paths import WEIGHTS
 from cace.system.errors import UserError
 
 Source = Literal["mini", "ave", "folder", "released"]
@@ -27,6 +28,7 @@ ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
+NAMED_WEIGHTS = ("none", "imagenet", "audioset", "youtube8m")  # of encoders
 
 # Sections of the profile that stay empty: with this source the stage has no settings.
 NOTHING_TO_SET = {
@@ -113,13 +115,26 @@ class DecodeParams(Section):
         return crop
 
 
+def _is_tracked(weights: str) -> str:
+    path = PurePosixPath(weights)
+    if weights in NAMED_WEIGHTS or (path.is_relative_to(WEIGHTS) and ".." not in path.parts):
+        return weights
+    raise ValueError(
+        f"expected {', '.join(NAMED_WEIGHTS)}, or a file as {WEIGHTS}/NAME: copy it there, so that "
+        f"a change of its content re-runs what it shapes"
+    )
+
+
+EncoderWeights = Annotated[str, AfterValidator(_is_tracked)]
+
+
 class EncodersParams(Section):
-    """Pretrained networks: `weights` is a name, a path, or none."""
+    """Pretrained networks: `weights` is a name, a file in data/weights, or none."""
 
     visual: VisualEncoderName
-    visual_weights: str
+    visual_weights: EncoderWeights
     audio: AudioEncoderName
-    audio_weights: str
+    audio_weights: EncoderWeights
 
 
 class FinetuneParams(Section):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 COPIED = (
     *("ablations", "cace", "profiles", "stages", "params.yaml", "pyproject.toml", "dvc.yaml"),
     *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore"),
-    *("data/.gitignore", "data/index.csv", "data/models/.gitignore"),
+    *("data/.gitignore", "data/index.csv", "data/models/.gitignore", "data/weights/.gitignore"),
 )
 
 SMALL = """\

@@ -244,7 +244,7 @@ class Kills:
         before = self.marked() | self.finished
         while running.poll() is None and not self.marked() - before:
             time.sleep(0.01)
-        while any(map(is_any_stage, psutil.Process(running.pid).children(recursive=True))):
+        while running.poll() is None and stage_of(running):
             time.sleep(0.005)
         time.sleep(self.rng.uniform(0, 0.2))
 
@@ -255,10 +255,13 @@ class Kills:
         self.finished.clear()
 
 
-def is_any_stage(process):
-    with contextlib.suppress(psutil.Error):
-        return any(word.startswith("stages.") for word in process.cmdline())
-    return False
+def stage_of(running):
+    """The processes of the stage that DVC runs."""
+    found = []
+    for process in psutil.Process(running.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [word for word in process.cmdline() if word.startswith("stages.")]
+    return found
 
 
 @pytest.mark.slow
@@ -269,8 +272,7 @@ def test_dvc_that_is_killed_gives_the_same_results_and_runs_no_finished_stage_ag
     count = 0
     while count < KILLS:
         done = kills.run(kills.while_dvc_hashes if count % 2 else kills.any_time)
-        if not done:
-            count += 1
+        count += not done
         if done or count == KILLS:
             if not done:
                 kills.run(subprocess.Popen.wait)

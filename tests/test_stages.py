@@ -186,11 +186,12 @@ EDITS = {
     "cace/encoders/visual.py": {"finetune", "extract"},
     "cace/finetuning/contrast.py": {"finetune"},
     "cace/media/decode.py": {"decode"},
+    "data/weights/own.pth": {"finetune", "extract"},
     "cace/data/sources/mini.py": {"download"},
 }
 
 
-# For each edit, given as JSON: append a text to a file, ask DVC, and restore the file.
+# For each edit, given as JSON: change a file or make it, ask DVC, and restore the file.
 ASK_DVC = """
 import json, sys
 from pathlib import Path
@@ -199,10 +200,10 @@ from dvc.repo import Repo
 answers = []
 for name, old, new in json.load(sys.stdin):
     path = Path(name)
-    original = path.read_text()
-    path.write_text(original.replace(old, new) if old else original + new)
+    original = path.read_text() if path.exists() else None
+    path.write_text(original.replace(old, new) if old else (original or "") + new)
     answers.append([stage for stage in Repo().status() if ":" not in stage])
-    path.write_text(original)
+    path.write_text(original) if original is not None else path.unlink()
 print(json.dumps(answers))
 """
 

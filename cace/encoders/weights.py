@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
-from cace.system.files import sha256, workspace_root
+from cace.system.files import sha256
 
 Weights = dict[str, Tensor]
 
@@ -48,9 +48,11 @@ def packaged_lite0() -> Path:
 
 def read_weights(path: Path) -> Weights:
     """Tensors by name, in the order of the file. Code in a file is never run."""
-    path = workspace_root() / path
     if not path.is_file():
-        raise UserError(f"weights {path}: not there; set a path that exists, or a name, or none")
+        raise UserError(
+            f"weights {path}: not there; set a path that exists, or a name, or none. In a --temp "
+            f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
+        )
     try:
         with torch.serialization.safe_globals(PLAIN_NUMPY):
             content = torch.load(path, map_location="cpu", weights_only=True)
