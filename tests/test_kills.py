@@ -183,7 +183,7 @@ def test_a_killed_queue_resumes_as_the_docs_describe(project, tmp_path, dies, st
         assert command.replace("resumed", "NAME") in page
 
 
-KILLS = 10
+KILLS = 30
 # What a stage prints while it works, and not when it only publishes finished work.
 WORKING = {
     "download": "download: clips rendered",

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from filelock import FileLock
 
 from cace.system.errors import UserError
@@ -168,6 +170,16 @@ def test_an_output_of_a_matrix_counts_as_the_folder_around_it(root):
     finish("decode", "a")
     remove_recorded("dvc.yaml:train")
     assert work_of(root, "decode") == []
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [("x", []), ("y", ["decode"])])
+def test_finished_work_that_dvc_has_is_done_again_as_dvc_was_told_to(root, recorded, expected):
+    with scratch("decode", "a") as work:
+        (work / "decode").write_text("x")
+    md5 = hashlib.md5(recorded.encode()).hexdigest()
+    lock = {"stages": {"decode": {"outs": [{"path": "data/decode", "md5": md5, "size": 1}]}}}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert start("decode", "a") == expected
 
 
 def test_who_waits_for_another_run_says_so(root, capsys):

@@ -77,8 +77,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """Hex digest of a file's content; kind: a name that hashlib knows."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
+        digest = hashlib.new(kind, usedforsecurity=False)
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -7,7 +7,8 @@ code depends on a setting, such as the method of `train`, its value comes first:
 
 Finished work stays, marked by `<folder>.finished`, until a stage starts that depends on its
 outputs: DVC has recorded them then. If DVC is killed before, while it hashes them, the stage only
-publishes them again. They need no room, as files are shared (hard links) where possible.
+publishes them again. They need no room, as files are shared (hard links) where possible. In the
+folder, a finished output has the name that it has in dvc.yaml.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cace.system.errors import UserError
-from cace.system.files import workspace_root, write_json
+from cace.system.files import file_hash, workspace_root, write_json
 
 CODE = ("cace", "stages", "ablations")  # top folders that hold code
 DOWNLOADS = "downloads"  # the folder in `.work` that holds no work: see cace/system/downloads.py
@@ -52,12 +53,16 @@ def scratch(name: str, *inputs: Any, stage: str = "") -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_recorded(stage)
     _remove_outdated(folder.parent, kind, f"{kind}{code.hash()}-")
+    outs = _paths(_stage(stage).get("outs", []))
     with _locked(folder):
+        if _mark(folder).exists() and _recorded(folder, outs, stage):
+            # DVC has the outputs and runs the stage all the same: it was told to, `dvc repro -f`.
+            _mark(folder).unlink()
+            shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         for half_written in folder.rglob(".*.tmp"):
             half_written.unlink()
         yield folder
-        outs = _paths(_stage(stage).get("outs", []))
         write_json(_mark(folder), {"workspace": str(Path.cwd()), "outs": outs})
 
 
@@ -82,10 +87,7 @@ def work_root() -> Path:
 def all_work() -> list[Work]:
     """Of all stages, sorted by name."""
     folders = [f for f in work_root().glob("*/*") if f.is_dir() and f.parent.name != DOWNLOADS]
-    return [
-        Work(folder, _mark(folder).exists(), sum(f.stat().st_size for f in _files(folder)))
-        for folder in sorted(folders)
-    ]
+    return [Work(folder, _mark(folder).exists(), _size(folder)) for folder in sorted(folders)]
 
 
 def remove(folder: Path) -> bool:
@@ -175,6 +177,36 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not there; run this in the project's top folder")
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
+
+
+def _recorded(folder: Path, outs: list[str], stage: str) -> bool:
+    """Whether dvc.lock has exactly these finished outputs."""
+    file, _, name = stage.partition(":")
+    lock = Path(file).with_suffix(".lock")
+    entry = _read(lock).get("stages", {}).get(name, {}) if lock.exists() else {}
+    found = {out["path"]: out for out in entry.get("outs", [])}
+    finished = {out: folder / Path(out).name for out in outs}
+    return all(out in found and path.exists() for out, path in finished.items()) and all(
+        found[out].get("size") == _size(path) and found[out].get("md5") == dvc_md5(path)
+        for out, path in finished.items()
+    )
+
+
+def dvc_md5(path: Path) -> str:
+    """The hash by which DVC knows a file or a folder."""
+    if path.is_file():
+        return file_hash(path, "md5")
+    entries = [
+        {"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()}
+        for file in _files(path)
+    ]
+    entries.sort(key=lambda entry: entry["relpath"])
+    listing = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path]))
 
 
 def _lock(folder: Path) -> Path:
