@@ -232,6 +232,24 @@ def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
         extract(tmp_path / "f.h5", Loud())
 
 
+def test_a_clip_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path):
+    whole = extract(tmp_path / "whole.h5").path.read_bytes()
+
+    class Damaged(NumberedClips):
+        def frames(self, id_, which=None):
+            if id_ == "a":
+                raise ZeroDivisionError("odd")
+            return super().frames(id_, which)
+
+    with pytest.raises(
+        UserError, match=r"1 of 2 clips could not(.|\n)*  a: ZeroDivisionError: odd"
+    ):
+        extract(tmp_path / "f.h5", Damaged())
+    clips = NumberedClips()
+    assert extract(tmp_path / "f.h5", clips).path.read_bytes() == whole
+    assert clips.read == 1
+
+
 def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match=r"the features need 0.0 GB, and 0.0 GB are free"):

@@ -216,6 +216,18 @@ def test_a_clip_with_rows_in_two_splits_is_used_in_neither():
         clips_only_in("test", Usable(), data)
 
 
+def test_a_stored_clip_that_cannot_be_read_is_named(monkeypatch):
+    def damaged(*_):
+        raise OSError("Can't read data")
+
+    monkeypatch.setattr(ColouredClips, "folder", "data/clips", raising=False)
+    for part in ("sound", "frames"):
+        with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+            patch.setattr(ColouredClips, part, damaged)
+            finetune_colours()
+        assert "clip 0 cannot be read from data/clips: OSError: Can't read" in str(caught.value)
+
+
 def test_a_contrast_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match="finetune: the contrast is nan; lower finetune"):
         finetune_colours(learning_rate=float("inf"))
