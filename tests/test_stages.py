@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cace.settings import LOCALIZERS
-from cace.system.scratch import dvc_md5
+from cace.system.scratch import dvc_cache, dvc_md5
 from tests.project import ROOT, Project
 
 # Changes no result, so no stage lists it: values of settings are tracked as params.
@@ -233,11 +233,13 @@ def test_an_edit_re_runs_what_it_shapes_and_nothing_else(project):
     assert dict(zip(EDITS, found, strict=True)) == EDITS
 
 
-def test_outputs_are_known_by_the_hashes_that_dvc_gives_them(project):
+def test_outputs_are_known_by_the_hashes_that_dvc_gives_them(project, monkeypatch):
     lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
     assert {"data/media", "data/features.h5"} < set(outs)
     assert {path: dvc_md5(project.folder / path) for path in outs} == outs
+    monkeypatch.chdir(project.folder)
+    assert all((dvc_cache() / md5[:2] / md5[2:]).exists() for md5 in outs.values())
 
 
 def test_a_new_setting_of_another_method_re_runs_nothing(project):

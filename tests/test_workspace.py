@@ -172,11 +172,23 @@ def test_an_output_of_a_matrix_counts_as_the_folder_around_it(root):
     assert work_of(root, "decode") == []
 
 
-@pytest.mark.parametrize(("recorded", "expected"), [("x", []), ("y", ["decode"])])
-def test_finished_work_that_dvc_has_is_done_again_as_dvc_was_told_to(root, recorded, expected):
+@pytest.mark.parametrize(
+    ("recorded", "cached", "expected"),
+    [
+        ("x", "x", []),
+        ("y", "y", ["decode"]),
+        ("x", "y", ["decode"]),  # dvc.lock of a fresh clone
+    ],
+)
+def test_finished_work_that_dvc_has_is_done_again_as_dvc_was_told_to(
+    root, monkeypatch, recorded, cached, expected
+):
     with scratch("decode", "a") as work:
         (work / "decode").write_text("x")
-    md5 = hashlib.md5(recorded.encode()).hexdigest()
+    md5, in_cache = (hashlib.md5(text.encode()).hexdigest() for text in (recorded, cached))
+    (root / "cache" / in_cache[:2]).mkdir(parents=True)
+    (root / "cache" / in_cache[:2] / in_cache[2:]).write_text(cached)
+    monkeypatch.setattr("cace.system.scratch.dvc_cache", lambda: root / "cache")
     lock = {"stages": {"decode": {"outs": [{"path": "data/decode", "md5": md5, "size": 1}]}}}
     (root / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert start("decode", "a") == expected

@@ -17,6 +17,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,16 +182,31 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _recorded(folder: Path, outs: list[str], stage: str) -> bool:
-    """Whether dvc.lock has exactly these finished outputs."""
+    """Whether dvc.lock and DVC's cache have exactly these finished outputs.
+
+    dvc.lock alone is no proof: in a fresh clone it has the outputs before any stage has run.
+    """
     file, _, name = stage.partition(":")
     lock = Path(file).with_suffix(".lock")
     entry = _read(lock).get("stages", {}).get(name, {}) if lock.exists() else {}
     found = {out["path"]: out for out in entry.get("outs", [])}
     finished = {out: folder / Path(out).name for out in outs}
-    return all(out in found and path.exists() for out, path in finished.items()) and all(
-        found[out].get("size") == _size(path) and found[out].get("md5") == dvc_md5(path)
-        for out, path in finished.items()
-    )
+    if not all(out in found and path.exists() for out, path in finished.items()):
+        return False
+    if any(found[out].get("size") != _size(path) for out, path in finished.items()):
+        return False
+    hashes = [dvc_md5(path) for path in finished.values()]
+    if hashes != [found[out].get("md5") for out in finished]:
+        return False
+    cache = dvc_cache()
+    return cache is not None and all((cache / h[:2] / h[2:]).exists() for h in hashes)
+
+
+def dvc_cache() -> Path | None:
+    """The folder of DVC's cache, as its settings have it; None if they cannot be read."""
+    command = (sys.executable, "-m", "dvc", "cache", "dir")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) / "files/md5" if done.returncode == 0 else None
 
 
 def dvc_md5(path: Path) -> str:
