@@ -67,10 +67,12 @@ def test_a_checkout_of_another_owner_is_no_missing_repository(fresh, monkeypatch
     [
         (".git/config", "git", "bad config line 1 in file"),
         (".git/HEAD", "git", "no repository"),  # as git itself has it
-        ("dvc.lock", "DVC's cache", "`dvc data status --json` failed: "),
+        ("dvc.lock", "DVC's cache", "dvc.lock is damaged, as after a kill"),
+        (".dvc/config", "DVC's cache", "`dvc data status --json` failed: "),
     ],
 )
 def test_a_command_that_fails_is_no_empty_answer(fresh, broken, what, message):
+    (fresh.folder / "dvc.lock").write_text("schema: '2.0'\n")
     (fresh.folder / broken).write_text("[[nothing\n")
     assert message in fixes()[what]
 
@@ -95,7 +97,7 @@ def test_work_of_interrupted_runs_is_shown_and_removed_by_a_command(fresh, capsy
 
 
 def test_a_path_that_dvc_cannot_use_for_temporary_runs_is_named(fresh, monkeypatch, tmp_path):
-    for name, strange in (("plain", None), ("Klänge", "ä"), ("run#3", "#")):
+    for name, strange in (("plain", None), ("Klänge", "ä"), ("run#3", "#"), ("who?", "?")):
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
         (tmp_path / name).mkdir()
         found = {line.what: line.found for line in doctor.examine()}.get("project's folder")

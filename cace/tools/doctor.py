@@ -99,7 +99,7 @@ def _work() -> Iterator[Finding]:
 
 def _folder_name() -> Iterator[Finding]:
     top = str(workspace_root())
-    if strange := sorted({letter for letter in top if letter == "#" or not letter.isascii()}):
+    if strange := sorted({letter for letter in top if letter in "#?" or not letter.isascii()}):
         yield Finding(
             "project's folder",
             f"{top}: DVC cannot run `dvc exp run --temp` and queues under a path with "
@@ -161,6 +161,10 @@ def _of(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     if "not a git repository" in said:
         fix = "clone the project, or `git init` and commit: DVC needs it"
         return [Finding(what, "no repository", fix)]
+    if any(f"dvc.lock' {wrong}" in said for wrong in ("is invalid", "validation failed")):
+        found = "dvc.lock is damaged, as after a kill while DVC wrote it"
+        fix = "`rm dvc.lock`, then `dvc repro`: it takes what has finished from its cache"
+        return [Finding(what, found, fix)]
     return [Finding(what, said, "see the message; nothing is known about it until then")]
 
 
