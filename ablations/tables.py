@@ -9,6 +9,7 @@ import pandas as pd
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
+from cace.system.scratch import remove_recorded
 
 CLIP_SOURCES = ("mini", "folder", "ave")
 
@@ -96,6 +97,7 @@ TABLES = {
 
 def main() -> None:
     """Writes metrics/ablations/tables.json and tables.md."""
+    remove_recorded("ablations/dvc.yaml:tables")
     source = load_params().data.source
     cells = Path("data/ablations/cells")
     results = {

@@ -82,7 +82,7 @@ def extract(folder: Path, precision: str) -> dict[str, float]:
     """One clip, after another one that is not counted."""
     clips = ClipStore(folder / "clips")
     encoding = Encoding(
-        visual_encoder("resnet50", "none"), audio_encoder("cnn14", "none"), 160, precision
+        visual_encoder("resnet50", "none"), audio_encoder("cnn14", "none"), 40, precision
     )
     ids = load_annotations(clips.folder / "annotations.json").ids
     first, second = (Decoded(id_, clips.frames(id_), clips.sound(id_)) for id_ in ids[:2])

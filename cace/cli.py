@@ -173,6 +173,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(command=_doctor)
 
+    clean = commands.add_parser(
+        "clean",
+        help="remove the work of interrupted runs",
+        description="Removes from .work what interrupted runs left, of all branches and settings, "
+        "unless a run uses it. A stage that was interrupted then starts from its beginning. "
+        "Downloads, and all that DVC keeps, stay.",
+    )
+    clean.set_defaults(command=_clean)
+
     index = commands.add_parser(
         "index",
         help="record a folder's clips, so that the pipeline notices when they change",
@@ -426,6 +435,14 @@ def _doctor(_: argparse.Namespace) -> None:
             print(f"    {finding.fix}")
     if wrong := sum(bool(finding.fix) for finding in findings):
         raise UserError(f"{wrong} of {len(findings)} to fix, marked with !")
+
+
+def _clean(_: argparse.Namespace) -> None:
+    from cace.system.scratch import all_work, remove
+
+    for work in all_work():
+        size = f"{work.bytes / 1e9:.1f} GB"
+        print(f"{work.name} ({size}): {'removed' if remove(work.folder) else 'in use, stays'}")
 
 
 def _index(options: argparse.Namespace) -> None:

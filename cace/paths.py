@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 INDEX = Path("data/index.csv")  # in git: what `cace index` found in a user's folder
+WEIGHTS = Path("data/weights")  # the user's files of encoder weights: a dependency of stages
 
 MEDIA = Path("data/media")  # download
 CLIPS = Path("data/clips")  # decode

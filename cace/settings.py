@@ -6,7 +6,7 @@ sections of both. A section that no stage tracks is refused: changing it would r
 
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cace.conventions import SEGMENTS
+from cace.paths import WEIGHTS
 from cace.system.errors import UserError, shown
 from cace.system.files import read_text, read_yaml
 
@@ -32,6 +33,7 @@ Heads = Literal["event", "both"]
 AvelFusion = Literal["concat", "dmrn"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
+NAMED_WEIGHTS = ("none", "imagenet", "audioset", "youtube8m")  # of encoders
 
 # Sections of the profile that stay empty: with this source the stage has no settings.
 NOTHING_TO_SET = {
@@ -122,6 +124,19 @@ class FramesParams(Section):
         return crop
 
 
+def _is_tracked(weights: str) -> str:
+    path = PurePosixPath(weights)
+    if weights in NAMED_WEIGHTS or (path.is_relative_to(WEIGHTS) and ".." not in path.parts):
+        return weights
+    raise ValueError(
+        f"expected {', '.join(NAMED_WEIGHTS)}, or a file as {WEIGHTS}/NAME: copy it there, so that "
+        f"a change of its content re-runs what it shapes"
+    )
+
+
+EncoderWeights = Annotated[str, AfterValidator(_is_tracked)]
+
+
 class DecodeParams(FramesParams):
     """How clips are decoded, and which are refused."""
 
@@ -132,12 +147,12 @@ class DecodeParams(FramesParams):
 
 
 class EncodersParams(Section):
-    """Pretrained networks: `weights` is a name, a path, or none."""
+    """Pretrained networks: `weights` is a name, a file in data/weights, or none."""
 
     visual: VisualEncoderName
-    visual_weights: str
+    visual_weights: EncoderWeights
     audio: AudioEncoderName
-    audio_weights: str
+    audio_weights: EncoderWeights
 
 
 class FinetuneParams(Section):

@@ -10,10 +10,12 @@ from cace.settings import load_params
 from cace.system.device import choose_device
 from cace.system.errors import run
 from cace.system.files import write_atomically, write_json
+from cace.system.scratch import remove_recorded
 
 
 def main() -> None:
     """Scores all trained localizers on the test split."""
+    remove_recorded("dvc.yaml:evaluate")
     params = load_params()
     store = FeatureStore(paths.FEATURES)
     device = choose_device()

@@ -13,7 +13,7 @@ COPIED = (
     *("ablations", "baselines", "cace", "profiles", "stages"),
     *("params.yaml", "pyproject.toml", "dvc.yaml"),
     *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore"),
-    *("data/.gitignore", "data/index.csv", "data/models/.gitignore"),
+    *("data/.gitignore", "data/index.csv", "data/models/.gitignore", "data/weights/.gitignore"),
 )
 
 SMALL = """\

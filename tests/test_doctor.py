@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from cace.cli import main
+from cace.system.scratch import scratch
 from cace.tools import doctor
 from tests.project import Project
 
@@ -52,6 +53,55 @@ def test_a_detached_head_left_by_a_killed_experiment_is_fixed(fresh):
     for command in fix.split(" and "):
         fresh.run(*command.strip("`").split())
     assert fixes() == {}
+
+
+def test_a_checkout_of_another_owner_is_no_missing_repository(fresh, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    found = fixes()["git"]
+    assert f"{fresh.folder} belongs to {fresh.folder.owner()}, and this is " in found
+    assert found.endswith(f"`git config --global --add safe.directory {fresh.folder}`")
+
+
+@pytest.mark.parametrize(
+    ("broken", "what", "message"),
+    [
+        (".git/config", "git", "bad config line 1 in file"),
+        (".git/HEAD", "git", "no repository"),  # as git itself has it
+        ("dvc.lock", "DVC's cache", "dvc.lock is damaged, as after a kill"),
+        (".dvc/config", "DVC's cache", "`dvc data status --json` failed: "),
+    ],
+)
+def test_a_command_that_fails_is_no_empty_answer(fresh, broken, what, message):
+    (fresh.folder / "dvc.lock").write_text("schema: '2.0'\n")
+    (fresh.folder / broken).write_text("[[nothing\n")
+    assert message in fixes()[what]
+
+
+def test_work_of_interrupted_runs_is_shown_and_removed_by_a_command(fresh, capsys):
+    with pytest.raises(KeyboardInterrupt), scratch("decode", "a") as work:
+        (work / "shard").write_text("x")
+        raise KeyboardInterrupt
+    with scratch("train", "a"):
+        pass
+    (fresh.folder / ".work/downloads").mkdir()
+    found = {line.what: line.found for line in doctor.examine()}
+    assert f"decode/{work.name} (0.0 GB) in {fresh.folder}/.work: " in found["unfinished work"]
+    assert "`cace clean`" in found["unfinished work"]
+    assert found["finished work"].startswith("train/")
+    with scratch("decode", "b"):
+        main(["clean"])
+        lines = capsys.readouterr().out.splitlines()
+        assert sorted(line.split(": ")[1] for line in lines) == ["in use, stays", *["removed"] * 2]
+    left = [path.name for path in (fresh.folder / ".work").glob("*/*") if path.is_dir()]
+    assert len(left) == 1 and (fresh.folder / ".work/downloads").is_dir()
+
+
+def test_a_path_that_dvc_cannot_use_for_temporary_runs_is_named(fresh, monkeypatch, tmp_path):
+    for name, strange in (("plain", None), ("Klänge", "ä"), ("run#3", "#"), ("who?", "?")):
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        found = {line.what: line.found for line in doctor.examine()}.get("project's folder")
+        assert found is None if strange is None else f"under a path with {strange}; " in found
 
 
 def test_wrong_settings_are_named(fresh):

@@ -233,6 +233,18 @@ def test_mel_filters_are_those_of_a_library():
     assert ours == pytest.approx(theirs, abs=1e-8)
 
 
+def test_cnn14s_front_end_is_that_with_a_library():
+    import librosa
+
+    found = audio_encoder("cnn14", "none").body.cnn14.state_dict()
+    filters = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=14_000)
+    assert found["logmel_extractor.melW"].numpy() == pytest.approx(filters.T, abs=1e-8)
+    window = librosa.filters.get_window("hann", 1024, fftbins=True)
+    # At frequency 0 the transform is the window itself.
+    real = found["spectrogram_extractor.stft.conv_real.weight"]
+    assert real[0, 0].numpy() == pytest.approx(window, abs=1e-7)
+
+
 def test_the_half_band_filter_is_that_of_a_library():
     from scipy.signal import firwin
 

@@ -14,7 +14,7 @@ from cace.encoders.audio import AudioEncoder
 from cace.encoders.card import card_of
 from cace.encoders.visual import VisualEncoder
 from cace.extraction import encode as extraction
-from cace.extraction.encode import _read_ahead, encode, extract_features
+from cace.extraction.encode import Decoded, Encoding, _read_ahead, encode, extract_features
 from cace.extraction.provenance import EncoderCards
 from cace.features.store import FeatureStore, create_store
 from cace.media.store import ClipStore
@@ -122,6 +122,16 @@ def test_the_batch_size_does_not_show(tmp_path):
     assert np.array_equal(one.visual, two.visual)
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(50, [50, 30]), (80, [80])])
+def test_the_batch_size_is_what_the_encoder_gets_on_a_cpu_too(batch_size, sizes):
+    visual, audio = level_encoders()
+    got = []
+    visual.register_forward_pre_hook(lambda _, inputs: got.append(len(inputs[0])))
+    clip = Decoded("a", np.zeros((80, 8, 8, 3), np.uint8), np.zeros((10, 32_000), np.float32))
+    Encoding(visual, audio, batch_size, "float32").encode(clip, torch.device("cpu"))
+    assert got == sizes
+
+
 def test_clips_that_several_threads_read_come_in_order():
     ids = ["b", "a", "a", "b"] * 5
     read = list(_read_ahead(NumberedClips(), ids, readers=3))
@@ -172,6 +182,18 @@ def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_cli
         assert len(work_of(workspace, "extract")) == count
 
 
+def test_a_finished_store_is_published_again_and_never_opened_for_writing(workspace):
+    finished = encoded(workspace).path
+    before = finished.read_bytes()
+    finished.chmod(0o444)  # by DVC, whose cache shares the file
+    changed = finished.stat().st_mtime_ns
+    finished.unlink()
+    clips = NumberedClips()
+    again = encoded(workspace, clips).path
+    assert (clips.read, again.read_bytes()) == (0, before)
+    assert (again.stat().st_mtime_ns, again.stat().st_mode & 0o777) == (changed, 0o444)
+
+
 def test_a_killed_run_resumes_and_gives_the_same_bytes(tmp_path):
     whole = extract(tmp_path / "whole.h5").path.read_bytes()
 
@@ -208,6 +230,24 @@ def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
 
     with pytest.raises(UserError, match="clip a: a feature of 1e.06 does not fit into float16"):
         extract(tmp_path / "f.h5", Loud())
+
+
+def test_a_clip_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path):
+    whole = extract(tmp_path / "whole.h5").path.read_bytes()
+
+    class Damaged(NumberedClips):
+        def frames(self, id_, which=None):
+            if id_ == "a":
+                raise ZeroDivisionError("odd")
+            return super().frames(id_, which)
+
+    with pytest.raises(
+        UserError, match=r"1 of 2 clips could not(.|\n)*  a: ZeroDivisionError: odd"
+    ):
+        extract(tmp_path / "f.h5", Damaged())
+    clips = NumberedClips()
+    assert extract(tmp_path / "f.h5", clips).path.read_bytes() == whole
+    assert clips.read == 1
 
 
 def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):

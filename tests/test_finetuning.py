@@ -168,6 +168,16 @@ def test_a_killed_finetuning_resumes_to_the_same_numbers(tmp_path, monkeypatch, 
     assert torch.equal(encoder.body.weight, whole.body.weight)
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_finished_finetuning_is_not_done_again(tmp_path, monkeypatch, epochs):
+    state = tmp_path / "state.pt"
+    curve, encoder = finetune_colours(epochs=epochs, maps_epochs=2, state=state)
+    monkeypatch.setattr(finetuning, "progress", None)
+    again, same = finetune_colours(epochs=epochs, maps_epochs=2, state=state)
+    assert again == curve
+    assert torch.equal(same.body.weight, encoder.body.weight)
+
+
 def test_no_epochs_pass_the_encoder_through():
     torch.manual_seed(0)
     untouched = nn.Conv2d(3, 6, 1)
@@ -204,6 +214,18 @@ def test_a_clip_with_rows_in_two_splits_is_used_in_neither():
     assert clips_only_in("val", Usable(), data) == ["c"]
     with pytest.raises(UserError, match="clips: expected usable clips in split test, got none"):
         clips_only_in("test", Usable(), data)
+
+
+def test_a_stored_clip_that_cannot_be_read_is_named(monkeypatch):
+    def damaged(*_):
+        raise OSError("Can't read data")
+
+    monkeypatch.setattr(ColouredClips, "folder", "data/clips", raising=False)
+    for part in ("sound", "frames"):
+        with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+            patch.setattr(ColouredClips, part, damaged)
+            finetune_colours()
+        assert "clip 0 cannot be read from data/clips: OSError: Can't read" in str(caught.value)
 
 
 def test_a_contrast_that_is_not_finite_stops_the_run():

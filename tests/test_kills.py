@@ -71,6 +71,7 @@ def undisturbed(tmp_path_factory):
 def kill_then_finish(undisturbed, stage, moments):
     """Kills the stage at those shares of its usual time, and lets it finish then."""
     project = undisturbed.project
+    shutil.rmtree(project.folder / ".work", ignore_errors=True)
     for moment in moments:
         running = start(project, stage)
         time.sleep(moment * undisturbed.seconds[stage])
@@ -180,6 +181,109 @@ def test_a_killed_queue_resumes_as_the_docs_describe(project, tmp_path, dies, st
     page = (ROOT / "docs/troubleshooting.md").read_text()
     for command in (*fixes, *queue):
         assert command.replace("resumed", "NAME") in page
+
+
+KILLS = 30
+# What a stage prints while it works, and not when it only publishes finished work.
+WORKING = {
+    "download": "download: clips rendered",
+    "decode": "decode: shards",
+    "finetune": "finetune: ",
+    "extract": "extract: clips",
+    "train": "train seed-0: epoch",
+}
+
+
+class Kills:
+    """A project that is run from the start, and killed, until it is done, again and again."""
+
+    def __init__(self, folder, rng):
+        self.project, self.rng = Project(folder), rng
+        self.log = folder.with_suffix(".log")
+        self.finished = set()  # stages, in this round
+        self.hashing = 0  # kills of a DVC that had not yet recorded a finished stage
+
+    def run(self, moment):
+        """Runs `dvc repro` up to a moment, and kills it; returns whether it ended before that."""
+        with self.log.open("w") as log:
+            running = subprocess.Popen(
+                ["dvc", "repro"],
+                cwd=self.project.folder,
+                env=self.project.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            before = set(self.finished)
+            moment(running)
+            done = running.poll() is not None
+            if not done:
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+        printed = self.log.read_text()
+        for stage in before:
+            assert WORKING[stage] not in printed, f"{stage} was finished:\n{printed}"
+        self.finished |= self.marked()
+        self.hashing += not done and bool(self.marked() - self.recorded())
+        assert not done or running.returncode == 0, printed
+        return done
+
+    def marked(self):
+        return {path.parent.name for path in self.project.folder.glob(".work/*/*.finished")}
+
+    def recorded(self):
+        lock = self.project.folder / "dvc.lock"
+        return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
+
+    def any_time(self, running):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(self.rng.uniform(1, 12))
+
+    def while_dvc_hashes(self, running):
+        """Soon after another stage has finished."""
+        before = self.marked() | self.finished
+        while running.poll() is None and not self.marked() - before:
+            time.sleep(0.01)
+        while running.poll() is None and stage_of(running):
+            time.sleep(0.005)
+        time.sleep(self.rng.uniform(0, 0.2))
+
+    def start_over(self, with_lock):
+        """As after a clone, with or without a dvc.lock of a finished run."""
+        if not with_lock:
+            self.project.run("git", "reset", "-q", "--hard")
+        self.project.run("git", "clean", "-qfdx")
+        self.finished.clear()
+
+
+def stage_of(running):
+    """The processes of the stage that DVC runs."""
+    found = []
+    for process in psutil.Process(running.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [word for word in process.cmdline() if word.startswith("stages.")]
+    return found
+
+
+@pytest.mark.slow
+def test_dvc_that_is_killed_gives_the_same_results_and_runs_no_finished_stage_again(
+    project, tmp_path
+):
+    kills = Kills(tmp_path / "cace", random.Random(0))
+    count = rounds = 0
+    while count < KILLS:
+        done = kills.run(kills.while_dvc_hashes if count % 2 else kills.any_time)
+        count += not done
+        if done or count == KILLS:
+            if not done:
+                kills.run(subprocess.Popen.wait)
+            for stage in STAGES:
+                assert written(kills.project.folder, stage) == written(project.folder, stage)
+            assert kills.project.json("metrics/eval.json") == project.json("metrics/eval.json")
+            rounds += 1
+            kills.start_over(with_lock=rounds % 2)
+    print(f"{kills.hashing} of {count} kills while DVC hashed")
+    assert kills.hashing >= KILLS // 6
 
 
 @pytest.mark.slow

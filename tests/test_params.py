@@ -47,6 +47,11 @@ def test_the_default_is_the_papers_lambda():
     assert load_params(ROOT).bece.lambda_ == 0.6
 
 
+def test_weights_of_ones_own_are_in_the_folder_whose_content_dvc_tracks(settings):
+    changed = settings("encoders.visual_weights=data/weights/x.pth", file="profiles/mini.yaml")
+    assert load_params(changed).encoders.visual_weights == "data/weights/x.pth"
+
+
 def test_settings_cannot_change_after_loading():
     with pytest.raises(ValueError, match="frozen"):
         load_params(ROOT).bece.tau = 1.0
@@ -81,6 +86,17 @@ def test_settings_cannot_change_after_loading():
         ("+train.beta=1", "profiles/mini.yaml", "profiles/mini.yaml, train.beta: no such key"),
         ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),
         ("+bece.tau=1", "profiles/mini.yaml", "profiles/mini.yaml, bece: no stage tracks this"),
+        (
+            "encoders.visual_weights=/home/me/x.pth",
+            "profiles/mini.yaml",
+            "encoders.visual_weights: expected none, imagenet, .* or a file as data/weights/NAME: "
+            "copy it there.*got '/home/me/x.pth'",
+        ),
+        (
+            "encoders.audio_weights=data/weights/../x.pth",
+            "profiles/mini.yaml",
+            "encoders.audio_weights: expected none",
+        ),
         ("download=null", "profiles/mini.yaml", "mini.yaml, download.clips: field required"),
         ("decode=null", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: field required"),
         ("~decode", "profiles/mini.yaml", "profiles/mini.yaml, decode: field required"),

@@ -1,5 +1,7 @@
 """The released files: checked against one another, and converted into the feature store."""
 
+import os
+import shutil
 import tracemalloc
 
 import h5py
@@ -16,6 +18,8 @@ from cace.extraction.convert import convert_features
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
 from cace.system.files import sha256
+from stages import decode, download, extract, train
+from tests.project import ROOT
 from tests.releases import (
     NAMES,
     ROWS,
@@ -262,6 +266,7 @@ def change_a_split(clips):
 @pytest.mark.parametrize("change", [change_a_label, change_a_split])
 def test_half_done_work_on_other_labels_or_splits_is_not_used(project, monkeypatch, change):
     before = converted(project)
+    shutil.rmtree(project / ".work")
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -276,6 +281,46 @@ def test_half_done_work_on_other_labels_or_splits_is_not_used(project, monkeypat
             assert len(work_of(project, "extract")) == count
     after = converted(project)
     assert {key for key in before if before[key] != after[key]} == {"clips_sha256"}
+
+
+def exchange_rows(folder):
+    """A row of train for one of val, with the sizes and times that the files had."""
+    files = [folder / f"{split}_order.h5" for split in ("train", "val")]
+    times = [path.stat().st_mtime_ns for path in files]
+    with h5py.File(files[0], "r+") as train, h5py.File(files[1], "r+") as val:
+        train["order"][0], val["order"][0] = val["order"][0], train["order"][0]
+    for path, time in zip(files, times, strict=True):
+        os.utime(path, ns=(time, time))
+
+
+def test_no_stage_takes_half_done_work_for_other_splits(release, tmp_path, monkeypatch):
+    workspace = tmp_path / "workspace"
+    shutil.copytree(ROOT / "profiles", workspace / "profiles")
+    params = (ROOT / "params.yaml").read_text().replace("source: mini", "source: released")
+    (workspace / "params.yaml").write_text(params.replace("  path:", f"  path: {release}"))
+    make_workspace(workspace, monkeypatch)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    for count in (1, 2):
+        for stage in (download, decode, extract):
+            stage.main()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train, "train_all", killed)
+            train.main()
+        assert len(work_of(workspace, "train")) == count
+        exchange_rows(release)
+
+
+def test_finished_features_are_published_again_and_not_converted_again(project, monkeypatch):
+    converted(project)
+    out = project / "features.h5"
+    before = out.read_bytes()
+    out.unlink()  # by DVC, which was killed before it had recorded it
+    monkeypatch.setattr(conversion, "convert_features", None)
+    converted(project)
+    assert out.read_bytes() == before
 
 
 def test_memory_holds_a_few_blocks_however_large_the_file(release, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cace.settings import LOCALIZERS
+from cace.system.scratch import dvc_cache, dvc_md5
 from tests.project import ROOT, Project
 
 # Changes no result, so no stage lists it: values of settings are tracked as params.
@@ -195,11 +196,12 @@ EDITS = {
     "cace/encoders/visual.py": {"finetune", "extract"},
     "cace/finetuning/contrast.py": {"finetune"},
     "cace/media/decode.py": {"decode"},
+    "data/weights/own.pth": {"finetune", "extract"},
     "cace/data/sources/mini.py": {"download"},
 }
 
 
-# For each edit, given as JSON: append a text to a file, ask DVC, and restore the file.
+# For each edit, given as JSON: change a file or make it, ask DVC, and restore the file.
 ASK_DVC = """
 import json, sys
 from pathlib import Path
@@ -208,10 +210,10 @@ from dvc.repo import Repo
 answers = []
 for name, old, new in json.load(sys.stdin):
     path = Path(name)
-    original = path.read_text()
-    path.write_text(original.replace(old, new) if old else original + new)
+    original = path.read_text() if path.exists() else None
+    path.write_text(original.replace(old, new) if old else (original or "") + new)
     answers.append([stage for stage in Repo().status() if ":" not in stage])
-    path.write_text(original)
+    path.write_text(original) if original is not None else path.unlink()
 print(json.dumps(answers))
 """
 
@@ -238,6 +240,15 @@ def test_an_edit_re_runs_what_it_shapes_and_nothing_else(project):
     )
     assert untouched == set()
     assert dict(zip(EDITS, found, strict=True)) == EDITS
+
+
+def test_outputs_are_known_by_the_hashes_that_dvc_gives_them(project, monkeypatch):
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    assert {"data/media", "data/features.h5"} < set(outs)
+    assert {path: dvc_md5(project.folder / path) for path in outs} == outs
+    monkeypatch.chdir(project.folder)
+    assert all((dvc_cache() / md5[:2] / md5[2:]).exists() for md5 in outs.values())
 
 
 def test_a_new_setting_of_another_method_re_runs_nothing(project):

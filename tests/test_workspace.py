@@ -1,16 +1,23 @@
+import errno
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+from filelock import FileLock
 
 from cace.system.errors import UserError
 from cace.system.files import publish, write_atomically, write_json
-from cace.system.scratch import scratch
+from cace.system.scratch import remove_recorded, scratch
 from cace.system.workers import workers
 from tests.workspaces import make_workspace, work_of
 
@@ -51,7 +58,7 @@ def test_work_of_other_code_is_removed(root):
     begin("a", leave=["shard"])
     change_code(root)
     assert found("a") == []
-    assert work_of(root, "decode") == []
+    assert len(work_of(root, "decode")) == 1
 
 
 def test_work_of_other_code_stays_while_a_run_uses_it(root):
@@ -109,10 +116,105 @@ def test_outside_of_a_project_the_missing_file_is_named(tmp_path, monkeypatch):
         scratch("decode").__enter__()
 
 
-def test_finished_work_leaves_nothing():
+def finish(stage, *identity):
+    with scratch(stage, *identity) as work:
+        (work / "out").write_text("x")
+
+
+def start(stage, *identity):
+    """What a stage finds when it starts."""
+    with scratch(stage, *identity) as work:
+        return sorted(path.name for path in work.iterdir())
+
+
+def test_finished_work_stays_until_dvc_has_recorded_it_and_starts_the_next_stage(root):
+    finish("decode", "a")
+    assert start("decode", "a") == ["out"]  # DVC was killed while it hashed
+    start("download", "a")
+    assert start("decode", "a") == ["out"]
+    start("finetune", "a")
+    assert work_of(root, "decode") == []
+
+
+def test_unfinished_work_stays_when_the_next_stage_starts(root):
+    begin("a", leave=["shard"])
+    start("finetune", "a")
+    assert found("a") == ["shard"]
+
+
+def test_finished_work_of_another_workspace_stays_while_that_exists(root, monkeypatch):
+    shutil.copytree(root, root / "temporary")
+    monkeypatch.chdir(root / "temporary")
+    finish("decode", "a")
+    monkeypatch.chdir(root)
+    start("finetune", "a")
+    assert len(work_of(root, "decode")) == 1
+    shutil.rmtree(root / "temporary")
+    start("finetune", "b")
+    assert work_of(root, "decode") == []
+
+
+def test_finished_work_stays_while_another_run_uses_it(root):
+    finish("decode", "a")
     with scratch("decode", "a") as work:
-        (work / "shard").write_text("x")
-    assert found("a") == []
+        start("finetune", "a")
+        assert (work / "out").exists()
+
+
+def test_an_output_of_a_matrix_counts_as_the_folder_around_it(root):
+    stages = """
+      decode: {deps: [cace/code.py], outs: ["data/cells/${item.cell}": {cache: false}]}
+      train: {deps: [data/cells]}
+    """
+    (root / "dvc.yaml").write_text(f"stages:{stages}")
+    finish("decode", "a")
+    remove_recorded("dvc.yaml:train")
+    assert work_of(root, "decode") == []
+
+
+@pytest.mark.parametrize(
+    ("recorded", "cached", "expected"),
+    [
+        ("x", "x", []),
+        ("y", "y", ["decode"]),
+        ("x", "y", ["decode"]),  # dvc.lock of a fresh clone
+    ],
+)
+def test_finished_work_that_dvc_has_is_done_again_as_dvc_was_told_to(
+    root, monkeypatch, recorded, cached, expected
+):
+    with scratch("decode", "a") as work:
+        (work / "decode").write_text("x")
+    md5, in_cache = (hashlib.md5(text.encode()).hexdigest() for text in (recorded, cached))
+    (root / "cache" / in_cache[:2]).mkdir(parents=True)
+    (root / "cache" / in_cache[:2] / in_cache[2:]).write_text(cached)
+    monkeypatch.setattr("cace.system.scratch.dvc_cache", lambda: root / "cache")
+    lock = {"stages": {"decode": {"outs": [{"path": "data/decode", "md5": md5, "size": 1}]}}}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert start("decode", "a") == expected
+
+
+def test_who_waits_for_another_run_says_so(root, capsys):
+    with scratch("decode", "a"):
+        waiting = threading.Thread(target=start, args=("decode", "a"))
+        waiting.start()
+        for _ in range(100):
+            if "waiting for another run" in (printed := capsys.readouterr().out):
+                break
+            time.sleep(0.05)
+    waiting.join()
+    assert "/.work/decode/" in printed
+
+
+def test_a_file_system_without_locks_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(
+        UserError, match=r"\.lock: this file system has no locks. Make .work a link"
+    ):
+        found("a")
 
 
 def test_half_written_files_are_no_work():
@@ -120,12 +222,61 @@ def test_half_written_files_are_no_work():
     assert found("a") == ["shard"]
 
 
+def make(folder, content):
+    (folder / "AVE").mkdir(parents=True)
+    (folder / "AVE/a.mp4").write_text(content)
+    return folder
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in files_in(folder)}
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_a_folder_replaces_an_older_one(tmp_path):
     for content in ("old", "new"):
-        (tmp_path / "work").mkdir()
-        (tmp_path / "work" / content).write_text(content)
-        publish(tmp_path / "work", tmp_path / "out/clips")
-    assert [path.name for path in (tmp_path / "out/clips").iterdir()] == ["new"]
+        publish(make(tmp_path / content, content), tmp_path / "out/clips")
+    assert contents(tmp_path / "out") == {"clips/AVE/a.mp4": "new"}
+
+
+def test_a_published_file_or_folder_stays_in_place_and_needs_no_room(tmp_path):
+    for finished in (make(tmp_path / "work", "x"), tmp_path / "work/AVE/a.mp4"):
+        publish(finished, tmp_path / "out")
+        (out,) = [tmp_path / "out"] if finished.is_file() else files_in(tmp_path / "out")
+        assert out.samefile(tmp_path / "work/AVE/a.mp4")
+        shutil.rmtree(out.parent) if finished.is_dir() else out.unlink()
+        publish(finished, tmp_path / "out")  # again
+        tmp_path.joinpath("out").rename(tmp_path / f"out-of-{finished.name}")
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another file system than `tmp_path`."""
+    for place in ("/dev/shm", Path.home(), "/var/tmp"):
+        if os.access(place, os.W_OK) and Path(place).stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                yield Path(folder)
+                return
+    pytest.skip("this machine has one file system")
+
+
+def test_work_on_another_disk_is_published_as_a_copy(root, other_disk):
+    (root / ".work").symlink_to(other_disk)
+    for content in ("old", "new"):
+        with scratch("decode", content) as work:
+            publish(make(work / "clips", content), root / "data/clips")
+    assert contents(root / "data") == {"clips/AVE/a.mp4": "new"}
+
+
+def test_what_a_kill_left_of_publishing_is_replaced(tmp_path):
+    make(tmp_path / ".clips.new", "half")
+    make(tmp_path / ".clips.old", "older")
+    publish(make(tmp_path / "work", "new"), tmp_path / "clips")
+    assert sorted(path.name for path in tmp_path.glob("*clips*")) == ["clips"]
+    assert contents(tmp_path / "clips") == {"AVE/a.mp4": "new"}
 
 
 def test_a_folder_that_cannot_be_moved_away_stays_complete(tmp_path, monkeypatch):
@@ -137,7 +288,7 @@ def test_a_folder_that_cannot_be_moved_away_stays_complete(tmp_path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match="out/clips'"):
         publish(tmp_path / "work", tmp_path / "out/clips")
     assert (tmp_path / "out/clips/shard").read_text() == "out/clips"
 

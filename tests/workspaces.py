@@ -9,7 +9,9 @@ SETTINGS = "data: {source: mini}\n"
 def make_workspace(folder: Path, monkeypatch) -> Path:
     """Writes dvc.yaml, params.yaml and one file of code, and makes `folder` the current one."""
     stages = "".join(
-        f"  {name}:\n    deps:\n    - data/clips\n    - cace/code.py\n" for name in STAGES
+        f"  {name}:\n    deps:\n    - data/{before}\n    - cace/code.py\n"
+        f"    outs:\n    - data/{name}\n"
+        for before, name in zip(("index", *STAGES), STAGES, strict=False)
     )
     (folder / "dvc.yaml").write_text(f"stages:\n{stages}")
     if not (folder / "params.yaml").exists():

@@ -16,12 +16,14 @@ from cace.settings import load_params
 from cace.system.device import choose_device
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically
+from cace.system.scratch import remove_recorded
 
 CELLS = Path("data/ablations/cells")
 
 
 def main() -> None:
     """Writes data/ablations/figure_5.html, of the cells that ablations/params.yaml names."""
+    remove_recorded("ablations/dvc.yaml:figure_5")
     params = load_params()
     test = Split(FeatureStore(paths.FEATURES), "test", choose_device())
     modes = yaml.safe_load(Path("ablations/params.yaml").read_text(encoding="utf-8"))["figure_5"]

@@ -1,12 +1,13 @@
 """Audio encoders: one second of 32 kHz sound to one feature."""
 
+import contextlib
 import importlib
 import importlib.util
-import os
 import sys
-import tempfile
 import types
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -109,10 +110,50 @@ def _panns_models() -> types.ModuleType:
         found = importlib.util.find_spec("panns_inference")
         if found is None or not found.submodule_search_locations:
             raise UserError("package panns-inference: not installed; run `pip install -e .`")
-        # librosa, which these models import, compiles functions and cannot be imported if the
-        # compiler finds no folder for its cache: without a home, or in a read-only environment.
-        os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.gettempdir())
         package = types.ModuleType(alias)
         package.__path__ = list(found.submodule_search_locations)
         sys.modules[alias] = package
-    return importlib.import_module(f"{alias}.models")
+    plotting = (types.ModuleType("matplotlib"), types.ModuleType("matplotlib.pyplot"))  # unused
+    with _stand_ins(_librosa(), *plotting):
+        return importlib.import_module(f"{alias}.models")
+
+
+def _librosa() -> types.ModuleType:
+    """What Cnn14's front end uses of librosa.
+
+    The library itself compiles for up to a minute when imported, and fails if it finds no folder
+    for a cache: without a home, in a read-only environment, or beside another user's cache.
+    """
+
+    def get_window(name: str, length: int, fftbins: bool) -> np.ndarray:
+        from scipy.signal import get_window
+
+        return get_window(name, length, fftbins)
+
+    def pad_center(window: np.ndarray, size: int) -> np.ndarray:
+        if len(window) != size:
+            raise ValueError(f"expected a window of {size}, got {len(window)}")
+        return window
+
+    def mel(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> np.ndarray:
+        return mel_filters(sr, n_fft, n_mels, fmin, fmax).astype(np.float32)
+
+    module = types.ModuleType("librosa")
+    module.filters = types.SimpleNamespace(get_window=get_window, mel=mel)  # type: ignore[attr-defined]
+    module.util = types.SimpleNamespace(pad_center=pad_center)  # type: ignore[attr-defined]
+    return module
+
+
+@contextlib.contextmanager
+def _stand_ins(*modules: types.ModuleType) -> Iterator[None]:
+    """Imports get these modules in place of those of the same name."""
+    before = {module.__name__: sys.modules.get(module.__name__) for module in modules}
+    sys.modules.update({module.__name__: module for module in modules})
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

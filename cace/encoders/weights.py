@@ -8,7 +8,7 @@ import torch
 
 from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
-from cace.system.files import sha256, workspace_root
+from cace.system.files import sha256
 from cace.system.torch_files import Weights, misfit, read_torch_file, weights_in
 
 
@@ -35,9 +35,11 @@ def packaged_lite0() -> Path:
 
 def read_weights(path: Path) -> Weights:
     """Tensors by name, in the order of the file. Code in a file is never run."""
-    path = workspace_root() / path
     if not path.is_file():
-        raise UserError(f"weights {path}: not there; set a path that exists, or a name, or none")
+        raise UserError(
+            f"weights {path}: not there; set a path that exists, or a name, or none. In a --temp "
+            f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
+        )
     return weights_in(read_torch_file(path), f"weights {path}")
 
 

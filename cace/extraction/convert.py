@@ -60,14 +60,17 @@ def convert(media: Path, clips: Path, out: Path) -> EncoderCards:
     )
     provenance = Provenance(cards, FRAMES, hash_folder(clips), count_per_split([])).as_json()
     with scratch("extract", provenance) as work:
-        convert_features(
-            {modality: media / released.file for modality, released in RELEASED.items()},
-            load_annotations(clips / "annotations.json"),
-            np.load(labels_file),
-            work / "features.h5",
-            provenance,
-        )
-        publish(work / "features.h5", out)
+        finished = work / "features.h5"
+        if not finished.exists():
+            convert_features(
+                {modality: media / released.file for modality, released in RELEASED.items()},
+                load_annotations(clips / "annotations.json"),
+                np.load(labels_file),
+                work / "unfinished.h5",
+                provenance,
+            )
+            (work / "unfinished.h5").replace(finished)
+        publish(finished, out)
     return cards
 
 

@@ -2,11 +2,11 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -23,13 +23,13 @@ from cace.features.store import create_store
 from cace.media.store import ClipStore
 from cace.system.cluster import on_cluster
 from cace.system.device import choose_device
-from cace.system.errors import UserError
+from cace.system.errors import UserError, listed
 from cace.system.files import publish
 from cace.system.scratch import scratch
 from cace.system.workers import progress, workers
 
+Result = TypeVar("Result")
 JOURNAL_CLIPS = 16  # clips between two writes to the disk: at most these are lost in a power cut
-CPU_FRAMES = 40  # encoded at once; more are no faster and need memory: 160 need 4.4 GB
 
 
 def encode(
@@ -91,9 +91,10 @@ def extract_features(
     """Encodes all usable clips into one store; resumes after an interruption.
 
     Only a few clips are in memory at a time. A clip counts as done only when it is on the disk.
+    One that fails does not stop the others.
     device: of the local engine; with engine ray each process of the cluster chooses its own.
     The features of a clip that has two rows are stored for both.
-    Raises: UserError if a feature does not fit into float16.
+    Raises: UserError with the clips that could not be encoded, and why.
     """
     rows = [i for i, row in enumerate(annotations.rows) if clips.usable(row.id)]
     if not rows:
@@ -124,24 +125,41 @@ def extract_features(
     # The journal lists the clips that are on the disk already.
     done = set(journal.read_text(encoding="utf-8").splitlines()) if journal.exists() else set()
     todo = [id_ for id_ in places if id_ not in done]
-    encoded = (
+    if not todo:
+        return  # DVC's cache may share this file: it must not be opened for writing
+    encoded: Iterator[Encoded | Failed] = (
         _encode_on_cluster(clips, encoding, todo)
         if engine == "ray"
         else encoding.encode_all(clips, todo, device)
     )
     written: list[str] = []
+    failures: list[str] = []
     with h5py.File(store, "r+") as file, journal.open("a", encoding="utf-8") as log:
+
+        def keep() -> None:
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+            print(*written, sep="\n", file=log, flush=True)
+            os.fsync(log.fileno())
+            written.clear()
+
         for clip in progress(encoded, "extract: clips", total=len(todo)):
+            if isinstance(clip, Failed):
+                failures.append(f"{clip.id}: {clip.reason}")
+                continue
             for place in places[clip.id]:
                 file["visual"][place], file["audio"][place] = clip.visual, clip.audio
             written.append(clip.id)
-            done.add(clip.id)
-            if len(written) == JOURNAL_CLIPS or len(done) == len(places):
-                file.flush()
-                os.fsync(file.id.get_vfd_handle())
-                print(*written, sep="\n", file=log, flush=True)
-                os.fsync(log.fileno())
-                written.clear()
+            if len(written) == JOURNAL_CLIPS:
+                keep()
+        if written:
+            keep()
+    if failures:
+        raise UserError(
+            f"extract: {len(failures)} of {len(places)} clips could not be encoded:"
+            f"{listed(failures)}\nIf a file in {clips.folder} is damaged, run "
+            f"`dvc repro -f decode`. Otherwise run the same command again: it tries only these"
+        )
 
 
 class Decoded(NamedTuple):
@@ -160,6 +178,13 @@ class Encoded(NamedTuple):
     audio: Float16[np.ndarray, "T A"]
 
 
+class Failed(NamedTuple):
+    """A clip that could not be read or encoded."""
+
+    id: str
+    reason: str
+
+
 class Encoding(NamedTuple):
     """How clips become features."""
 
@@ -175,24 +200,24 @@ class Encoding(NamedTuple):
 
     def encode_all(
         self, clips: ClipStore, ids: Sequence[str], device: torch.device
-    ) -> Iterator[Encoded]:
+    ) -> Iterator[Encoded | Failed]:
         """Reads the next clips while one is encoded.
 
         The encoders run on the calling thread: only one thread reuses the memory that it frees.
         """
         # On a CPU the encoders fill all cores; a GPU would wait for a single reader.
         readers = 1 if device.type == "cpu" else workers()
-        return (self.encode(clip, device) for clip in _read_ahead(clips, ids, readers))
+        for clip in _read_ahead(clips, ids, readers):
+            yield clip if isinstance(clip, Failed) else _try(clip.id, self.encode, clip, device)
 
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
         Raises: UserError if one does not fit into float16.
         """
-        size = min(self.batch_size, CPU_FRAMES) if device.type == "cpu" else self.batch_size
         with torch.inference_mode(), _autocast(device, self.precision):
             images = torch.from_numpy(clip.frames).to(device)
-            maps = torch.cat([self.visual_encoder(some) for some in images.split(size)])
+            maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
             audio = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
         visual = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
@@ -211,19 +236,31 @@ def _encode_there(folder: Path, encoding: Encoding, ids: list[str]) -> Iterator[
     """In a process of the cluster: the features of some clips, as rows."""
     device = choose_device()
     for clip in encoding.to(device).encode_all(ClipStore(folder), ids, device):
+        if isinstance(clip, Failed):
+            raise UserError(f"extract: clip {clip.id}: {clip.reason}")
         yield clip._asdict()
 
 
-def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[Decoded]:
+def _try(id_: str, work: Callable[..., Result], *arguments: Any) -> Result | Failed:
+    """The result, or why there is none."""
+    try:
+        return work(*arguments)
+    except UserError as error:
+        return Failed(id_, str(error))
+    except Exception as error:  # of whatever library: it concerns this clip, not the others
+        return Failed(id_, f"{type(error).__name__}: {error}")
+
+
+def _read_ahead(clips: ClipStore, ids: Sequence[str], readers: int) -> Iterator[Decoded | Failed]:
     """Yields clips in order; each thread reads up to two ahead."""
 
     def read(id_: str) -> Decoded:
         return Decoded(id_, clips.frames(id_), clips.sound(id_))
 
     with ThreadPoolExecutor(readers) as threads:
-        waiting: deque[Future[Decoded]] = deque()
+        waiting: deque[Future[Decoded | Failed]] = deque()
         for id_ in ids:
-            waiting.append(threads.submit(read, id_))
+            waiting.append(threads.submit(_try, id_, read, id_))
             if len(waiting) > 2 * readers:
                 yield waiting.popleft().result()
         while waiting:

@@ -10,7 +10,7 @@ Differs: both vectors go through a linear map without bias into one space, since
     statistics stay those of the pretrained network. The paper specifies none of this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,7 @@ def clip_sounds(
         return torch.zeros(0, encoder.channels, device=device)
     with torch.inference_mode():
         features = [
-            encoder(torch.from_numpy(clips.sound(id_)).to(device)).mean(dim=0)
+            encoder(torch.from_numpy(_read(clips, clips.sound, id_)).to(device)).mean(dim=0)
             for id_ in progress(ids, "finetune: sounds")
         ]
     return torch.stack(features).clone()
@@ -117,7 +117,9 @@ def clip_pictures(
     if not ids:
         return torch.zeros(0, encoder.channels, device=device)
     places = second_parts + np.arange(SEGMENTS) * clips.fps
-    frames = np.concatenate([clips.frames(i, where) for i, where in zip(ids, places, strict=True)])
+    frames = np.concatenate(
+        [_read(clips, clips.frames, id_, where) for id_, where in zip(ids, places, strict=True)]
+    )
     pixels = frames.shape[1] * frames.shape[2]
     most = max(1, CPU_PIXELS_AT_ONCE // pixels) if device.type == "cpu" else FRAMES_AT_ONCE
     # Only one part's activations are in memory at a time: the backward pass computes them again.
@@ -126,6 +128,24 @@ def clip_pictures(
         for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE))
     ]
     return torch.cat(vectors).unflatten(0, (len(ids), SEGMENTS)).mean(dim=1)
+
+
+def _read(
+    clips: ClipStore, part: Callable[..., np.ndarray], id_: str, *where: np.ndarray
+) -> np.ndarray:
+    """A part of a clip.
+
+    Raises: UserError that names the clip, whatever the reason.
+    """
+    try:
+        return part(id_, *where)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever library: a stored clip is damaged
+        raise UserError(
+            f"finetune: clip {id_} cannot be read from {clips.folder}: {type(error).__name__}: "
+            f"{error}; run `dvc repro -f decode`"
+        ) from error
 
 
 def finetune(
@@ -218,10 +238,15 @@ def finetune(
                 own = batch[team.own(len(batch))]
                 step(pictures[own], sounds[own], len(batch), for_maps)
         curve = [Epoch(0, None, *_recall(space, frozen_pictures(val, "val"), val_sounds))]
-    results = {"sounds": sounds, "val_sounds": val_sounds}
-    for epoch in range(len(curve), epochs + 1):
+
+    def save() -> None:
         if team.leads:
-            save_state(state, parts, {**results, "curve": [tuple(row) for row in curve]})
+            sound = {"sounds": sounds, "val_sounds": val_sounds}
+            save_state(state, parts, {**sound, "curve": [tuple(row) for row in curve]})
+
+    if content is None:
+        save()
+    for epoch in range(len(curve), epochs + 1):
         rng, losses = np.random.default_rng([seed, epoch]), []
         for batch in progress(batches(rng), f"finetune: epoch {epoch}/{epochs}"):
             second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
@@ -231,6 +256,7 @@ def finetune(
             losses.append(step(pictures, sounds[batch[part]], len(batch), for_all))
         recalls = _recall(space, frozen_pictures(val, "val"), val_sounds)
         curve.append(Epoch(epoch, float(np.mean(losses)), *recalls))
+        save()
     return curve
 
 

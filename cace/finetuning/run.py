@@ -16,8 +16,8 @@ from cace.finetuning.contrast import Epoch, finetune
 from cace.finetuning.processes import Team
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
-from cace.system.files import write_atomically, write_json
-from cace.system.scratch import scratch
+from cace.system.files import publish, write_atomically, write_json
+from cace.system.scratch import remove_recorded, scratch
 
 
 class Outputs(NamedTuple):
@@ -64,7 +64,8 @@ def finetune_encoder(
         )
         if not team.leads:
             return
-        save_encoder(out.encoder, visual, pretrained, settings)
+        save_encoder(work / out.encoder.name, visual, pretrained, settings)
+        publish(work / out.encoder.name, out.encoder)
         write_atomically(out.curve, pd.DataFrame(curve).to_csv(index=False))
         recalls = {
             when: {"recall_at_1": epoch.recall_at_1, "recall_at_5": epoch.recall_at_5}
@@ -76,6 +77,7 @@ def finetune_encoder(
 
 def pass_by(source: str, out: Outputs) -> None:
     """Writes the files of a source that has no encoder to fine-tune."""
+    remove_recorded("dvc.yaml:finetune")
     save_no_encoder(out.encoder)
     write_atomically(out.curve, pd.DataFrame(columns=Epoch._fields).to_csv(index=False))
     why = f"nothing was fine-tuned: source {source} has features, no clips"

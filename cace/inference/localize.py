@@ -39,7 +39,7 @@ from cace.system.files import expect_file, sha256
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
-ENCODED_FRAMES = 80  # at once
+ENCODED_FRAMES = 40  # at once
 UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, not from the user
 
 # How the released features were made, as far as it is known.

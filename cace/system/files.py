@@ -46,16 +46,42 @@ def users_path(given: str | Path, setting: str) -> Path:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Moves a finished file or folder to `out`.
+    """Puts a finished file or folder at `out`, completely or not at all; it stays where it is too.
 
-    An older folder is first moved beside `finished`: if that is not allowed, it stays complete.
+    Files are shared (hard links) if the file system can; otherwise, as on another disk, copied.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir() and not out.is_symlink():
-        older = finished.with_name(f"{finished.name}.old")
-        shutil.rmtree(older, ignore_errors=True)
-        out.rename(older)
-    finished.replace(out)
+    new, old = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
+    try:
+        for left_by_a_kill in (new, old):
+            _remove(left_by_a_kill)
+        for source in [finished, *sorted(finished.rglob("*"))]:
+            _share(source, new / source.relative_to(finished))
+        if out.is_dir():  # a folder cannot be replaced by another
+            out.rename(old)
+        new.replace(out)
+        _remove(old)
+    except OSError as error:
+        _remove(new)
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def _share(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir()
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _remove(path: Path) -> None:
+    """A file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -124,8 +150,13 @@ def read_yaml(text: str, where: Path, *, as_written: bool = False) -> Any:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """Hex digest of a file's content; kind: a name that hashlib knows."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
+        digest = hashlib.new(kind, usedforsecurity=False)
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

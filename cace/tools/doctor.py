@@ -1,12 +1,15 @@
 """What is installed, found and missing, and how to fix it."""
 
+import contextlib
 import importlib.util
 import json
+import os
 import platform
+import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
 from cace.system.errors import UserError
 from cace.system.files import users_path, workspace_root
+from cace.system.scratch import all_work, work_root
 from cace.system.workers import workers
 
 ENOUGH_BYTES = 2e9  # free; mini needs a third of it
@@ -45,13 +49,13 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Looks at the machine and at the project in the current folder; changes nothing."""
-    findings = [*_machine(), *_git()]
+    findings = [*_machine(), *_work(), *_folder_name(), *_git()]
     try:
         params = load_params()
     except UserError as error:
         return [*findings, Finding("settings", "wrong", str(error))]
     findings.append(Finding("settings", f"source {params.data.source}"))
-    return [*findings, *_weights(params), *_folder(params), *_stages(), *_cache()]
+    return [*findings, *_weights(params), *_folder(params), *_stages(), *_of("DVC's cache", _cache)]
 
 
 def _machine() -> Iterator[Finding]:
@@ -81,56 +85,114 @@ def _machine() -> Iterator[Finding]:
         if short
         else "",
     )
-    work = workspace_root() / ".work"
-    unfinished = sorted(path for path in work.glob("*/*") if path.is_dir()) if work.exists() else []
-    left = ", ".join(path.relative_to(work).as_posix() for path in unfinished) or "none"
-    yield Finding("unfinished work", f"{left} in {work}" if unfinished else left)
+
+
+def _work() -> Iterator[Finding]:
+    for finished, what, why in (
+        (False, "unfinished work", "`dvc repro` resumes it; `cace clean` removes it"),
+        (True, "finished work", "`dvc repro` uses it if DVC was killed; a later stage removes it"),
+    ):
+        found = [work for work in all_work() if work.finished == finished]
+        names = ", ".join(f"{work.name} ({work.bytes / 1e9:.1f} GB)" for work in found)
+        yield Finding(what, f"{names} in {work_root()}: {why}" if found else "none")
+
+
+def _folder_name() -> Iterator[Finding]:
+    top = str(workspace_root())
+    if strange := sorted({letter for letter in top if letter in "#?" or not letter.isascii()}):
+        yield Finding(
+            "project's folder",
+            f"{top}: DVC cannot run `dvc exp run --temp` and queues under a path with "
+            f"{' '.join(strange)}; `dvc repro` and `dvc exp run` work",
+        )
 
 
 def _git() -> Iterator[Finding]:
     if shutil.which("dvc") is None:
         yield Finding("dvc", "not on the PATH", "`source .venv/bin/activate`")
     else:
-        yield Finding("dvc", _run("dvc", "--version"))
-    top = _run("git", "rev-parse", "--show-toplevel")
-    if not top:
-        yield Finding(
-            "git", "no repository", "clone the project, or `git init` and commit: DVC needs it"
-        )
-        return
-    branch = _run("git", "symbolic-ref", "--short", "HEAD")
+        yield from _of("dvc", lambda: [Finding("dvc", _run("dvc", "--version"))])
+    if shutil.which("git") is None:
+        yield Finding("git", "not on the PATH", "install git: DVC needs it")
+    else:
+        yield from _of("git", _head)
+
+
+def _head() -> list[Finding]:
+    _run("git", "rev-parse", "--show-toplevel")
+    branch = _run("git", "symbolic-ref", "--quiet", "--short", "HEAD", may_fail_with=1)
     left = _run("git", "for-each-ref", "--format=%(refname)", "refs/exps/exec/EXEC_BASELINE")
     fixes = [
         *(["`git checkout main`"] if not branch else []),
         *([f"`git update-ref -d {left}`"] if left and not branch else []),
     ]
-    yield Finding(
-        "git",
-        f"on branch {branch}" if branch else "on a detached HEAD, as after a killed `dvc exp run`",
-        " and ".join(fixes),
-    )
+    detached = "on a detached HEAD, as after a killed `dvc exp run`"
+    return [Finding("git", f"on branch {branch}" if branch else detached, " and ".join(fixes))]
 
 
-def _cache() -> Iterator[Finding]:
-    if not Path("dvc.lock").exists():
-        return
-    status = json.loads(_run("dvc", "data", "status", "--json") or "{}")
-    if lacks := [name for name in status.get("not_in_cache", []) if Path(name).exists()]:
-        yield Finding(
+def _cache() -> list[Finding]:
+    if not Path("dvc.lock").exists() or shutil.which("dvc") is None:
+        return []
+    status = json.loads(_run("dvc", "data", "status", "--json"))
+    lacks = [name for name in status.get("not_in_cache", []) if Path(name).exists()]
+    return lacks and [
+        Finding(
             "DVC's cache",
             f"lacks {', '.join(lacks)} in {_run('dvc', 'cache', 'dir')}",
             "free space there, or make it writable; then `dvc commit STAGE` adds what it wrote",
         )
+    ]
 
 
-def _run(*command: str) -> str:
-    """What the command printed; empty if it failed or is not installed."""
-    if shutil.which(command[0]) is None:
-        return ""
+class _CommandError(Exception):
+    """A command failed; the text is what it said."""
+
+
+def _of(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What was found; if a command failed, only that, as it is no answer to the question."""
+    try:
+        return look()
+    except _CommandError as error:
+        said = str(error)
+    if "dubious ownership" in said or "not owned by" in said:
+        top = workspace_root()
+        found = f"{top} belongs to {_owner(top)}, and this is {_user()}: git does not read it"
+        return [Finding(what, found, f"`git config --global --add safe.directory {top}`")]
+    if "not a git repository" in said:
+        fix = "clone the project, or `git init` and commit: DVC needs it"
+        return [Finding(what, "no repository", fix)]
+    if any(f"dvc.lock' {wrong}" in said for wrong in ("is invalid", "validation failed")):
+        found = "dvc.lock is damaged, as after a kill while DVC wrote it"
+        fix = "`rm dvc.lock`, then `dvc repro`: it takes what has finished from its cache"
+        return [Finding(what, found, fix)]
+    return [Finding(what, said, "see the message; nothing is known about it until then")]
+
+
+def _run(*command: str, may_fail_with: int = 0) -> str:
+    """What the command printed.
+
+    may_fail_with: a status that means an empty answer.
+    Raises: _CommandError if it failed otherwise.
+    """
     done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     )
-    return done.stdout.strip() if done.returncode == 0 else ""
+    if done.returncode not in (0, may_fail_with):
+        said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+        raise _CommandError(f"`{' '.join(command)}` failed: {said}")
+    return done.stdout.strip()
+
+
+def _owner(path: Path) -> str:
+    with contextlib.suppress(KeyError):  # an id without a name, as in a container
+        return path.owner()
+    return f"user {path.stat().st_uid}"
+
+
+def _user() -> str:
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(os.geteuid()).pw_name
+    return f"user {os.geteuid()}"
 
 
 def _weights(params: Params) -> Iterator[Finding]:

@@ -98,9 +98,16 @@ def users_folder(source: str, path: Path | None) -> Path:
     return found
 
 
-def file_states(files: dict[str, Path]) -> dict[str, tuple[str, int, int]]:
-    """Path, size and time of each file: read faster than a hash, and change with the content."""
-    return {key: (str(f), f.stat().st_size, f.stat().st_mtime_ns) for key, f in files.items()}
+def file_states(files: dict[str, Path]) -> dict[str, tuple[str, int, int, int]]:
+    """Path, size and times of each file: read faster than a hash, and change with the content.
+
+    The second time is that of the last change of the file's entry: no program can set it back.
+    """
+    stats = {key: (file, file.stat()) for key, file in files.items()}
+    return {
+        key: (str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        for key, (file, stat) in stats.items()
+    }
 
 
 def _list_clips(media: Path, source: str) -> pd.DataFrame:

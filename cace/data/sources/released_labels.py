@@ -103,7 +103,8 @@ def write_labels(media: Path, out: Path, metrics: Path) -> None:
         clips = work / "clips"
         clips.mkdir(exist_ok=True)
         save_annotations(clips / "annotations.json", annotations)
-        np.save(clips / "labels.npy", labels)
+        np.save(clips / ".labels.npy", labels)
+        (clips / ".labels.npy").replace(clips / "labels.npy")  # DVC may share the older file
         counts = {"clips": len(annotations.ids), "rows": len(annotations.rows)}
         per_split = {split: splits.count(split) for split in SPLITS}
         rows = {"without_event": without_event.tolist(), "labels_differ": list(differences)}
