@@ -16,8 +16,10 @@ from cace.inference import localize as inference
 from cace.inference.localize import EventLocalizer, load
 from cace.inference.page import _decision
 from cace.inference.timeline import Training
+from cace.localizers.dam import Dam
+from cace.localizers.parts import checkpoints
 from cace.system.tables import markdown, spreadsheet
-from tests.models import write_model
+from tests.models import SIZES, write_model
 from tests.timelines import timeline
 from tests.videos import tone, write_video
 
@@ -255,6 +257,14 @@ def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path):
     path = write_model(tmp_path, source="mini", trained_categories=["dog"])
     assert load(path).training == Training("mini", ("dog",))
     assert load(write_model(tmp_path)).training == Training(None, None)
+
+
+def test_a_reconstruction_is_called_one(tmp_path):
+    about = checkpoints.read(write_model(tmp_path) / "avel.pt").about
+    checkpoints.save(tmp_path / "dam.pt", "dam", Dam(SIZES, width=16), about)
+    model = load(tmp_path / "dam.pt").model
+    assert "(DAM, a reconstruction: dimensions, the attention" in model
+    assert "(AVEL) on" in load(tmp_path / "avel.pt").model
 
 
 CONTROL = "\x1b[2J\x07\r\x9b\N{RIGHT-TO-LEFT OVERRIDE}\nnext line"

@@ -304,7 +304,8 @@ def load(
     audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
     _expect_same("audio", audio, encoders["audio"], path)
     localizers = [one.localizer.to(device) for one in read]
-    title = localizers[0].title
+    title, ours = localizers[0].title, localizers[0].reconstruction
+    method = f"{title}, a reconstruction: {ours}" if ours else title
     needed = localizers[0].sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
@@ -321,7 +322,7 @@ def load(
         tuple(about.get("categories", AVE_CATEGORIES)),
         frames,
         device,
-        f"{path}: {count_of} ({title}) on {names}",
+        f"{path}: {count_of} ({method}) on {names}",
         _training(about),
         about.get("silenced"),
         hashlib.sha256("".join(identity).encode()).hexdigest(),
