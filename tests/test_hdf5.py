@@ -104,9 +104,12 @@ def test_a_store_cut_short_anywhere_is_refused_as_such(path):
             FeatureStore(path)
 
 
-def test_a_folder_in_the_place_of_a_store_is_named(tmp_path):
+def test_a_folder_or_a_pipe_in_the_place_of_a_store_is_named(tmp_path):
     with pytest.raises(UserError, match="expected an HDF5 file, got a folder"):
         FeatureStore(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="expected an HDF5 file, got something else"):
+        FeatureStore(tmp_path / "pipe")
 
 
 def test_random_damage_of_the_structure_ends_in_one_sentence_or_in_the_same_store(path):

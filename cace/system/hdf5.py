@@ -45,8 +45,9 @@ def expect_undamaged(file: h5py.File, remedy: str) -> Iterator[None]:
 
 def open_hdf5(path: Path, remedy: str) -> h5py.File:
     """An HDF5 file that stays open. Arguments and errors as of `opened`."""
-    if path.is_dir():
-        raise UserError(f"{path}: expected an HDF5 file, got a folder")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        got = "a folder" if path.is_dir() else "something else"
+        raise UserError(f"{path}: expected an HDF5 file, got {got}")
     try:
         return h5py.File(path)
     except FileNotFoundError:
