@@ -199,7 +199,7 @@ def test_who_waits_for_another_run_says_so(root, capsys):
         waiting = threading.Thread(target=start, args=("decode", "a"))
         waiting.start()
         for _ in range(100):
-            if "waiting for another run" in (printed := capsys.readouterr().out):
+            if "waiting for another run" in (printed := capsys.readouterr().err):
                 break
             time.sleep(0.05)
     waiting.join()

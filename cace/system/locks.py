@@ -1,12 +1,15 @@
 """Locks between processes: who has one, and waiting for it in the open."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from cace.system.errors import UserError
 
 PATIENCE = 1.0  # seconds of waiting that need no message
 
@@ -16,6 +19,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """Has the lock of a file; says so if it has to wait for another process.
 
     what: is waited for, in the message.
+    Raises: UserError if the file system has no locks.
     """
     lock = FileLock(path)
     try:
@@ -23,6 +27,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
     except Timeout:
         print(f"waiting for {what}: {holder(path)} locks {path}", file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise UserError(
+            f"{path}: this file system has no locks. Make .work a link to a folder on a local "
+            f"disk, and run the same command again"
+        ) from error
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ folder, a finished output has the name that it has in dvc.yaml.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import re
@@ -28,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from cace.system.errors import UserError
 from cace.system.files import file_hash, workspace_root, write_json
+from cace.system.locks import locked
 
 CODE = ("cace", "stages", "ablations", "baselines")  # top folders that hold code
 DOWNLOADS = "downloads"  # the folder in `.work` that holds no work: see cace/system/downloads.py
@@ -59,7 +59,8 @@ def scratch(
     remove_recorded(stage)
     _remove_outdated(folder.parent, kind, f"{kind}{code.hash()}-")
     outs = _paths(_stage(stage).get("outs", []))
-    with _locked(folder):
+    # The lock waits for an orphan of a killed run, or for a second run that wants the same.
+    with locked(_lock(folder), "another run of the same work"):
         if _mark(folder).exists() and _recorded(folder, outs, stage):
             # DVC has the outputs and runs the stage all the same: it was told to, `dvc repro -f`.
             _mark(folder).unlink()
@@ -240,29 +241,6 @@ def _mark(folder: Path) -> Path:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits for an orphan of a killed run, or for a second run that wants the same."""
-    lock = FileLock(_lock(folder))
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another run of the same work, which locks {_lock(folder)}")
-            lock.acquire()
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        raise UserError(
-            f"{_lock(folder)}: this file system has no locks. Make .work a link to a folder on a "
-            f"local disk, and run the same command again"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _remove_outdated(folder: Path, kind: str, current: str) -> None:
