@@ -29,6 +29,7 @@ install_import_hook(SHAPED, "beartype.beartype")
 LONGEST = ("experiments.md", "data.md", "test_experiments.py", "test_pipeline.py", "test_docs.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """The tests of a file share its fixtures, so they run in one process; each page is separate."""
     for item in items:

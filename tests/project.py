@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forks
+
 ROOT = Path(__file__).parent.parent
 COPIED = (
     *("ablations", "cace", "profiles", "stages", "params.yaml", "pyproject.toml", "dvc.yaml"),
@@ -105,11 +107,12 @@ class Project:
         return Project(folder)
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Runs a command in the project; returns what it printed."""
+        """Runs a command in the project, with the quick programs; returns what it printed."""
+        path = f"{forks.programs()}{os.pathsep}{self.environment['PATH']}"
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | {"PATH": path},
             capture_output=True,
             text=True,
             check=False,
