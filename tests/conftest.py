@@ -6,13 +6,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import torch
 from filelock import FileLock
 from jaxtyping import install_import_hook
 
 from tests.project import Project
-
-torch.set_num_threads(1)
 
 pytest_plugins = ["tests.browser"]
 
@@ -36,6 +33,13 @@ def pytest_collection_modifyitems(items):
         separate = item.path.name == "test_docs.py"
         item.add_marker(pytest.mark.xdist_group(item.nodeid if separate else item.path.name))
     items.sort(key=lambda item: next((k for k, n in enumerate(LONGEST) if n in item.nodeid), 99))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch  # not in the process that hands out the tests
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,10 @@ import traceback
 import types
 from pathlib import Path
 
-LIBRARIES = ("dvc.cli", "dvc.repo.experiments.queue.celery", "scipy.stats", "torch._dynamo")
+LIBRARIES = (
+    *("dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.open_repo"),
+    *("dvc.utils.strictyaml", "pygit2", "scipy.stats", "torch._dynamo"),
+)
 PROGRAM = """\
 #!{python} -IS
 import marshal, os, socket, sys
@@ -103,7 +106,7 @@ def become(program: socket.socket) -> None:
     os.environ.update(environment)
     status = 0
     try:
-        run(name, arguments)
+        run(name, arguments, folder)
     except SystemExit as exit:
         status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
         if isinstance(exit.code, str):
@@ -117,7 +120,7 @@ def become(program: socket.socket) -> None:
     os._exit(status)  # freeing all that the libraries hold would take longer than the fork
 
 
-def run(name: str, arguments: list[str]) -> None:
+def run(name: str, arguments: list[str], folder: str) -> None:
     """As the interpreter does it."""
     if name != "python":
         script = Path(sys.executable).parent / name
@@ -125,7 +128,7 @@ def run(name: str, arguments: list[str]) -> None:
         runpy.run_path(str(script), run_name="__main__")
         return
     kind, what, *rest = arguments
-    sys.path[0], sys.argv = os.getcwd(), [kind, *rest]
+    sys.path[0], sys.argv = folder, [kind, *rest]
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

@@ -67,7 +67,9 @@ def test_nothing_that_a_user_names_is_run(hostile):
     assert not hostile.stolen.exists()
 
 
-def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
+def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project, tmp_path):
+    project = project.copy_to(tmp_path / "cace")
+    shutil.copy(ROOT / "ablations/dvc.yaml", project.folder / "ablations")
     project.run("dvc", "repro", "ablations/dvc.yaml:train@both")
     project.run("dvc", "repro", "ablations/dvc.yaml:train@random")
     cells = project.folder / "data/ablations/cells"
