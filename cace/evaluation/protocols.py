@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 from jaxtyping import Float
 
@@ -145,11 +146,9 @@ def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[
     """
     if len(test) < 2:
         return None, None
-    from scipy.stats import bootstrap  # takes a second, and `cace evaluate` does not need it
-
     right = [run.predictions.labels == test.labels for run in runs.values()]
     per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
-    resampled = bootstrap(
+    resampled = scipy.stats.bootstrap(
         (per_clip,),
         np.mean,
         n_resamples=RESAMPLES,
