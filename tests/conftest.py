@@ -6,13 +6,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import torch
 from filelock import FileLock
 from jaxtyping import install_import_hook
 
 from tests.project import Project
-
-torch.set_num_threads(1)
 
 pytest_plugins = ["tests.browser"]
 
@@ -25,16 +22,19 @@ SHAPED = [
 install_import_hook(SHAPED, "beartype.beartype")
 
 
-# Pages whose commands take longest, and files with many runs of the pipeline, start first.
-LONGEST = ("experiments.md", "data.md", "test_experiments.py", "test_pipeline.py", "test_docs.py")
+LONGEST = ("test_docs.py", "test_experiments.py", "test_pipeline.py", "test_media.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of a file share its fixtures, so they run in one process; each page is separate."""
-    for item in items:
-        separate = item.path.name == "test_docs.py"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if separate else item.path.name))
-    items.sort(key=lambda item: next((k for k, n in enumerate(LONGEST) if n in item.nodeid), 99))
+    """Files with many runs of the pipeline start first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch  # not in the process that hands out the tests
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ stream whose state starts at the CRC-32 of its name, so it needs neither a seed 
 
 import json
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ CATEGORIES = 28
 BACKGROUND = CATEGORIES  # its index in a one-hot label
 
 
+@cache
 def h(name: str, shape: tuple[int, ...]) -> Tensor:
     """Numbers in [-1, 1) that depend on the name and the flat index alone."""
     count = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64)

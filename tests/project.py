@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forks
+
 ROOT = Path(__file__).parent.parent
 COPIED = (
     *("ablations", "baselines", "cace", "profiles", "stages"),
@@ -92,8 +94,10 @@ class Project:
         self.commit("start")
 
     def _make_small(self) -> None:
-        for lock in ("ablations/dvc.lock", "baselines/dvc.lock"):
-            (self.folder / lock).unlink(missing_ok=True)
+        # DVC reads their stages with every command. The tests that run them put them back.
+        for name in ("dvc.yaml", "dvc.lock"):
+            (self.folder / "ablations" / name).unlink(missing_ok=True)
+            (self.folder / "baselines" / name).unlink(missing_ok=True)
         for file in (self.folder / "baselines/settings").glob("*.yaml"):
             text = re.sub(r"epochs: .*", "epochs: 1", file.read_text())
             file.write_text(re.sub(r"width: .*", "width: 16", text))
@@ -115,11 +119,12 @@ class Project:
         return Project(folder)
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Runs a command in the project; returns what it printed."""
+        """Runs a command in the project, with the quick programs; returns what it printed."""
+        path = f"{forks.programs()}{os.pathsep}{self.environment['PATH']}"
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | {"PATH": path},
             capture_output=True,
             text=True,
             check=False,

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -21,7 +22,7 @@ LIMITS = {"download": 50, "decode": 300, "finetune": 300, "extract": 300, "train
 def test_a_full_disk_ends_in_one_message_and_leaves_nothing_wrong(project, stage):
     before, changes = written(project.folder, stage), project.run("git", "status", "--porcelain")
     # Files of at most so many KiB stand for the full disk.
-    limited = f"ulimit -f {LIMITS[stage]}; exec python -m stages.{stage}"
+    limited = f"ulimit -f {LIMITS[stage]}; exec {sys.executable} -m stages.{stage}"
     printed = project.run("bash", "-c", limited, fails=True)
     assert re.fullmatch(f"error: .*: File too large. {MESSAGE}", printed.splitlines()[-1])
     assert stage == "extract" or "Traceback" not in printed  # there HDF5 complains for itself
@@ -45,7 +46,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_unchanged(project):
     before = written(project.folder, "decode")
     (project.folder / "data").chmod(0o555)
     try:
-        printed = project.run(*as_plain_user("python", "-m", "stages.decode"), fails=True)
+        printed = project.run(*as_plain_user(sys.executable, "-m", "stages.decode"), fails=True)
         assert written(project.folder, "decode") == before
     finally:
         (project.folder / "data").chmod(0o755)
@@ -60,7 +61,7 @@ def test_fine_tuning_that_cannot_write_its_result_keeps_its_state(project):
     models = project.folder / "data/models"
     models.chmod(0o555)
     try:
-        printed = project.run(*as_plain_user("python", "-m", "stages.finetune"), fails=True)
+        printed = project.run(*as_plain_user(sys.executable, "-m", "stages.finetune"), fails=True)
     finally:
         models.chmod(0o755)
     assert "finetune: sounds" in printed and "Permission denied" in printed

@@ -11,7 +11,14 @@ import yaml
 
 from tests.project import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+def blocks(page):
+    return re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+PAGES = [
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if blocks(page)
+]
 # Where these need the network, they end in the message that says what to get, and from where.
 OFFLINE = {
     "dvc exp run --temp -n ave -S data.source=ave": "AVE_Dataset.zip",
@@ -24,10 +31,6 @@ TOO_LONG = {
     *("dvc repro ablations/dvc.yaml", "dvc repro baselines/dvc.yaml"),
     "dvc repro --keep-going baselines/dvc.yaml",
 }
-
-
-def blocks(page):
-    return re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 COPYING_STAGE = """
@@ -59,10 +62,18 @@ def copy_instead(reader, finished):
     reader.commit("stages that copy")
 
 
+@pytest.fixture(scope="session")
+def copying(project, tmp_path_factory):
+    """A project whose stages copy. Tests leave it so."""
+    copying = project.copy_to(tmp_path_factory.mktemp("copying") / "cace")
+    copy_instead(copying, project)
+    return copying
+
+
 @pytest.fixture
-def reader(project, tmp_path):
+def reader(copying, tmp_path):
     """Somebody in a project of his own, with videos and clips of his own, and without a network."""
-    reader = project.copy_to(tmp_path / "cace")
+    reader = copying.copy_to(tmp_path / "cace")
     folder = reader.folder
     clips = tmp_path / "clips"
     shutil.copytree(folder / "data/media", clips, copy_function=shutil.copyfile)
@@ -73,7 +84,6 @@ def reader(project, tmp_path):
     for name, video in zip(("../holiday.mp4", "b.mp4"), (clips / "AVE").iterdir(), strict=False):
         shutil.copyfile(video, folder / "videos" / name)
     (tmp_path / "files").mkdir()
-    copy_instead(reader, project)
     return reader
 
 

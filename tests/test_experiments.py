@@ -67,7 +67,9 @@ def test_nothing_that_a_user_names_is_run(hostile):
     assert not hostile.stolen.exists()
 
 
-def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
+def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project, tmp_path):
+    project = project.copy_to(tmp_path / "cace")
+    shutil.copy(ROOT / "ablations/dvc.yaml", project.folder / "ablations")
     project.run("dvc", "repro", "ablations/dvc.yaml:train@both")
     project.run("dvc", "repro", "ablations/dvc.yaml:train@random")
     cells = project.folder / "data/ablations/cells"
@@ -94,7 +96,9 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project):
     assert [figure.count(f"{mode}: right in") for mode in ("none", "audio", "both")] == [4, 4, 4]
 
 
-def test_a_method_becomes_a_row_of_table_5(project):
+def test_a_method_becomes_a_row_of_table_5(project, tmp_path):
+    project = project.copy_to(tmp_path / "cace")
+    shutil.copy(ROOT / "baselines/dvc.yaml", project.folder / "baselines")
     project.run("dvc", "repro", "baselines/dvc.yaml:train@psp")
     cells = project.folder / "data/baselines/cells"
     cell = json.loads((cells / "psp/scores.json").read_text())

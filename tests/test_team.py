@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from cace.finetuning.processes import Team
-from tests import together
+from tests import forks, together
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,9 +20,10 @@ ROOT = Path(__file__).parent.parent
 def both(tmp_path_factory):
     """What one process and what two report of the same trainings."""
     folder = tmp_path_factory.mktemp("together")
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")
+    python = forks.programs() / "python"
     done = subprocess.run(
-        [sys.executable, *launch, "-m", "tests.together", str(folder)],
+        [python, *launch, python, "-m", "tests.together", str(folder)],
         cwd=ROOT,
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
