@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 from jaxtyping import Float
 
@@ -148,9 +147,11 @@ def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[
     """
     if len(test) < 2:
         return None, None
+    from scipy.stats import bootstrap  # slow to import; only an interval needs it
+
     right = [run.predictions.labels == test.labels for run in runs.values()]
     per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
-    resampled = scipy.stats.bootstrap(
+    resampled = bootstrap(
         (per_clip,),
         np.mean,
         n_resamples=RESAMPLES,
