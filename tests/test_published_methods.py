@@ -161,5 +161,5 @@ def test_a_plain_file_with_the_authors_keys_loads_in_its_precision(case, tmp_pat
 
 def test_a_pickled_module_is_refused_without_running_it(tmp_path):
     torch.save(filled("psp"), tmp_path / "module.pt")
-    with pytest.raises(checkpoints.UserError, match="refused, since loading them would run code"):
+    with pytest.raises(checkpoints.UserError, match="whose loading would run code"):
         load_checkpoint(tmp_path / "module.pt", localizer="psp")

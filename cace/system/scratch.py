@@ -210,7 +210,7 @@ def _recorded(folder: Path, outs: list[str], stage: str) -> bool:
 def dvc_cache() -> Path | None:
     """The folder of DVC's cache, as its settings have it; None if they cannot be read."""
     command = (sys.executable, "-m", "dvc", "cache", "dir")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return Path(done.stdout.strip()) / "files/md5" if done.returncode == 0 else None
 
 

@@ -175,7 +175,12 @@ def _run(*command: str, may_fail_with: int = 0) -> str:
     Raises: _CommandError if it failed otherwise.
     """
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode not in (0, may_fail_with):
         said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
