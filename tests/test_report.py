@@ -25,9 +25,10 @@ from cace.report.curves import chart
 from cace.report.run import MEANING, confusion_counts, extremes, run_page
 from cace.report.timelines import show_clips
 from cace.settings import changed, load_params
+from cace.training.runs import jobs_of
 from tests.project import ROOT
 from tests.stores import write_feature_store
-from tests.trained import CPU, NAME, untrained
+from tests.trained import CPU, NAME, SETTINGS, untrained
 
 ATTACKS = (
     "</script><script>alert(1)</script>",
@@ -52,7 +53,7 @@ class Pictures(ClipStore):
 class Made:
     """A store, untrained localizers of two seeds and the two baselines, and curves."""
 
-    def __init__(self, folder, categories, prefix=""):
+    def __init__(self, folder, categories, prefix="", method=NAME, settings=SETTINGS):
         rows = [
             Row(f"{prefix}{split}{k}", k % 3, k % 6, k % 6 + 4, split)
             for split, count in (("train", 3), ("val", 3), ("test", 8))
@@ -64,7 +65,8 @@ class Made:
         self.models, self.metrics = folder / "models", folder / "metrics"
         torch.manual_seed(0)
         checkpoint = folder / "untrained.pt"
-        checkpoints.save(checkpoint, NAME, untrained(store), {})
+        localizer = untrained(store, name=method, settings=settings)
+        checkpoints.save(checkpoint, method, localizer, {})
         for name in ("seed-0", "seed-1", *UNIMODAL):
             (self.models / name).mkdir(parents=True)
             for file in ("best.pt", "best_on_test.pt"):
@@ -75,7 +77,7 @@ class Made:
             self.write(f"curves/seed-{seed}.csv", {**curve, "val_accuracy": [0.25, 0.75, 0.5]})
             self.write(f"test_curves/seed-{seed}.csv", {"test_accuracy": [0.1, 0.2, 0.625]})
         self.write("finetune.csv", {"recall_at_1": [0.1, 0.2], "recall_at_5": [0.5, 0.6]})
-        self.result = evaluate_runs(store, self.models, NAME, threshold=0.5, device=CPU)
+        self.result = evaluate_runs(store, self.models, method, threshold=0.5, device=CPU)
 
     def write(self, name, columns):
         path = self.metrics / name
@@ -358,3 +360,20 @@ def test_guidance_is_side_by_side_with_maps_if_there_are_some(made, tmp_path, vi
     assert "none: right in 0 of 10 seconds" in text and "audio: right in 6 of 10 seconds" in text
     assert opened.locator(".frame").count() == 20
     assert opened.locator(".veil").count() == 10
+
+
+def test_a_method_of_one_modality_has_no_one_modality_baselines(tmp_path):
+    made = Made(tmp_path, PLAIN, method="audio", settings={"width": 8})
+    assert set(made.result.metrics["baselines"]) == {"always_background", "never_background"}
+    text = Elements(made.page(localizer={"name": "audio"})).text
+    assert "the localizer on sound only" not in text
+    assert "Audio on mini" in text
+    jobs = jobs_of(changed(load_params(ROOT), {"localizer": {"name": "audio"}}, ""), unimodal=True)
+    assert [job.name for job in jobs] == ["seed-0"]
+
+
+def test_the_page_of_a_reconstruction_calls_it_one(made, tmp_path):
+    other = Made(tmp_path, PLAIN, method="css", settings={"width": 8})
+    text = Elements(other.page(localizer={"name": "css"})).text
+    assert "CSS-Net is a reconstruction from its paper: both attentions" in text
+    assert "reconstruction" not in Elements(made.page()).text
