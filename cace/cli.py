@@ -73,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         "localize",
         help="find the events of videos: when, and of which category",
         description="Prints when something of a known category is both visible and audible in "
-        "each video, of any length. First prints what the model was trained on; a model knows only "
-        "the categories that had training clips. With --out it also writes files for players, tables "
-        "and editors, and a page with the video, its timeline and where the model looked; if it "
-        "is stopped, the same command continues.",
+        "each video, of any length. First prints what the model was trained on; a model knows "
+        "only the categories that had training clips. With --out it also writes files for "
+        "players, tables and editors, and a page with the video, its timeline and where the model "
+        "looked; if it is stopped, the same command continues.",
         formatter_class=_Help,
     )
     localize.add_argument(
