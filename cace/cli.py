@@ -73,12 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         "localize",
         help="find the events of videos: when, and of which category",
         description="Prints when something of a known category is both visible and audible in "
-        "each video, of any length and container. With --out it also writes files for players, "
-        "tables and editors, and a page with the video, its timeline and where the model looked.",
+        "each video, of any length. First prints what the model was trained on; a model knows "
+        "only the categories that had training clips. With --out it also writes files for "
+        "players, tables and editors, and a page with the video, its timeline and where the model "
+        "looked; if it is stopped, the same command continues.",
         formatter_class=_Help,
     )
     localize.add_argument(
-        "video", nargs="+", type=Path, metavar="VIDEO", help="file, or folder of files"
+        "video", nargs="+", type=Path, metavar="VIDEO", help="video file, or folder with videos"
     )
     localize.add_argument(
         "--model",
@@ -111,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder with an Annotations.txt; the page shows its events for the file's name",
     )
-    localize.add_argument("--overwrite", action="store_true", help="replace existing files in DIR")
+    localize.add_argument(
+        "--overwrite", action="store_true", help="process all videos again, and replace their files"
+    )
     localize.add_argument(
         "--top", type=_count, metavar="N", help="only the N events of the highest confidence"
     )
@@ -137,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="show what is in a folder of clips, and what is wrong with it",
         description="Reads the annotations of a folder in the AVE layout and decodes all its "
-        "clips, as the pipeline would. Prints what it found; the exit status is 1 if it found "
-        "a problem.",
+        "clips, as the pipeline would; with --source released, reads the released features. "
+        "Prints all problems and what to do about them; the exit status is 1 if there is one.",
         formatter_class=_Help,
     )
     check.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
@@ -146,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--source",
         choices=("folder", "ave", "released"),
-        help="as which data.source (default: that of the project, if it reads a folder; "
-        "else folder)",
+        help="check the folder as this data.source would (default: that of the project; folder "
+        "if that is mini, or outside of a project)",
     )
     check.add_argument(
         "--min-seconds",
@@ -168,17 +172,17 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="show what is installed, found and missing, and how to fix it",
-        description="Looks at this machine and at the project in the current folder, and changes "
-        "nothing. The exit status is 1 if there is something to fix.",
+        description="Checks this machine and the project in the current folder. Changes nothing. "
+        "The exit status is 1 if there is something to fix.",
     )
     doctor.set_defaults(command=_doctor)
 
     clean = commands.add_parser(
         "clean",
-        help="remove the work of interrupted runs",
-        description="Removes from .work what interrupted runs left, of all branches and settings, "
-        "unless a run uses it. A stage that was interrupted then starts from its beginning. "
-        "Downloads, and all that DVC keeps, stay.",
+        help="remove what interrupted runs left in .work",
+        description="Removes the work of stages from .work, for all branches and settings, unless "
+        "a run uses it. A stage that was interrupted then starts from its beginning. Downloads, "
+        "and all that DVC has recorded, remain.",
     )
     clean.set_defaults(command=_clean)
 
@@ -186,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         "index",
         help="record a folder's clips, so that the pipeline notices when they change",
         description=f"Writes {paths.INDEX}: size and hash of every annotated clip, and of the "
-        "annotation files, of a folder in the AVE layout. The pipeline depends on this file: when "
-        "the folder has changed, index it again, and `dvc repro` reads it again.",
+        "annotation files, of a folder in the AVE layout. The pipeline depends on this file: after "
+        "a change in the folder, index it again, and `dvc repro` reads the folder again.",
     )
     index.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
     index.set_defaults(command=_index)
@@ -205,8 +209,9 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="score a checkpoint, ours or one of a method's authors, on the feature store",
         description="Scores a checkpoint on the current feature store and prints the metrics as "
-        "JSON. A file of the authors (.pth.tar) does not contain its settings: --localizer, "
-        "--guidance, --beta, --psi and --lambda give them. Ours does; they are then ignored.",
+        "JSON. An authors' checkpoint (.pth.tar) does not contain its settings: --localizer, "
+        "--guidance, --beta, --psi and --lambda give them. Ours contains them: these options are "
+        "ignored, except that --localizer must name its method.",
         formatter_class=_Help,
     )
     evaluate.add_argument(
@@ -323,7 +328,7 @@ def _localize(options: argparse.Namespace) -> None:
     for file in files:
         name = printable(str(file))
         if writer and file in writer.finished:
-            print(f"{name}: skipped, its files in {options.out} are of an equal run\n")
+            print(f"{name}: skipped, finished by an earlier run with the same settings\n")
             continue
         try:
             timeline = localizer.localize(file, show_progress=True)
@@ -352,7 +357,7 @@ def _print_events(
     for remark in timeline.remarks:
         print(f"  {printable(remark)}")
     none = (
-        f"no event above the threshold of {threshold:g}, of the {timeline.known.sum()} categories "
+        f"no event above the threshold of {threshold:g} in the {timeline.known.sum()} categories "
         f"that the model knows"
     )
     print(shown(events) if events else none)
@@ -413,7 +418,7 @@ def _check(options: argparse.Namespace) -> None:
         plural = "s" if count > 1 else ""
         raise UserError(
             f"{options.folder}: {count} problem{plural}:{listed(checked.problems, most=count)}\n"
-            f"Then run this again:{listed(checked.advice)}"
+            f"What to do before you run this again:{listed(checked.advice)}"
         )
     print(f"\n{options.folder}: no problems")
 

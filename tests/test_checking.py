@@ -65,7 +65,10 @@ def test_each_problem_is_named_and_the_status_is_not_0(messy, capsys, tmp_path):
         check(messy, "--csv", str(tmp_path / "clips.csv"))
     assert "3 problems:\n  html: not decodable" in str(caught.value)
     assert "\n  gone: no such file\n  2 of 7 clips cannot be used" in str(caught.value)
-    assert "Then run this again:\n  replace these clips, or remove their rows" in str(caught.value)
+    assert (
+        "What to do before you run this again:\n  replace these clips, or remove their rows"
+        in str(caught.value)
+    )
     printed = capsys.readouterr().out
     assert "short: padded, with 9.20 s of picture" in printed
     assert "extra.mp4: not annotated, ignored" in printed

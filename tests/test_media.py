@@ -176,7 +176,7 @@ def test_the_documented_kinds_are_the_tested_ones():
         "channels that cancel each other",
         "silent sound",
         "several sound or picture tracks",
-        "samples that are no numbers, or 60 dB over full scale",
+        "samples that are not numbers, or 60 dB over full scale",
         "missing frames, where the file declares how long a frame lasts",
         "encrypted, or with an unknown codec",
         "more than 8192x8192 = 67108864 pixels, or one side more than 32 times the other",

@@ -39,7 +39,7 @@ OTHER_SUFFIXES = {
 def videos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[Path]:
     """The files, and the videos in the folders and their subfolders, each once and in order.
 
-    left_out: is extended by what users may miss: unreadable folders, and media that are no videos.
+    left_out: gets what users may miss: folders that cannot be read, and media that are not videos.
     Raises: UserError if a path does not exist, or a folder contains no video.
     """
     left_out = [] if left_out is None else left_out
@@ -80,15 +80,15 @@ def _inside(folder: Path, left_out: list[str]) -> list[Path]:
             if file.suffix.lower() in VIDEO_ENDINGS and file.is_file():
                 found.append(file)
             elif file.suffix.lower() in OTHER_SUFFIXES:
-                left_out.append(f"{file}: not a video with picture and sound that is read")
+                left_out.append(f"{file}: not a video, or in a container that is not read")
     return sorted(found)
 
 
 class Writer:
     """Writes the files of each of several videos into one folder.
 
-    A record in the folder says for which inputs a video's files were written, so that a run that
-    was interrupted continues.
+    A record in the folder contains the inputs that a video's files were made from, so that an
+    interrupted run continues.
 
     formats: keys of ENDINGS.
     made_with: plain values on which the results depend, besides the videos: model and settings.
@@ -96,7 +96,7 @@ class Writer:
     truth: a folder in the AVE layout; the page shows its events for a file's name.
     overwrite: whether existing files may be replaced.
     Raises: UserError if `truth` is no such folder, a video is too large to embed, the folder
-        cannot be created or written to, or has files that an equal run did not write.
+        cannot be created or written to, or has files that were not made from the same inputs.
     """
 
     def __init__(
@@ -300,7 +300,7 @@ def to_csv(events: list[TimedEvent]) -> str:
 def to_json(timeline: Timeline, events: list[TimedEvent], threshold: float) -> str:
     """All results: events, and for each second the decision with both modalities and with one.
 
-    `relevance`, and what else the method knows (`gate` of CACE-Net and CMBS): [S]; `category`:
+    `relevance`, and other values of the method (`gate` of CACE-Net and CMBS): [S]; `category`:
     [S][C]; `attention`: [S][H][W] or null.
     """
     content = {

@@ -140,13 +140,13 @@ class EventLocalizer(NamedTuple):
         if seconds - length.picture >= 1:
             remarks.append(f"{length.picture:.1f} s of picture: the rest repeats its last frame")
         if left_out >= UNREMARKABLE_SECONDS:
-            remarks.append(f"the last {left_out:.2f} s are too short to judge and were left out")
+            remarks.append(f"the last {left_out:.2f} s are too short and were left out")
         elif not left_out and seconds % 1:
             remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
         if probed.starts_at >= UNREMARKABLE_SECONDS:
             remarks.append(
-                f"players show {probed.starts_at:.2f} s at its start: captions use their clock, "
-                f"all other times count from the start"
+                f"players show {probed.starts_at:.2f} s at its start: captions count from "
+                f"there, all other times count from 0"
             )
         if self.silenced:
             unused = {"audio": "sound", "visual": "picture"}[self.silenced]
@@ -299,7 +299,9 @@ def load(
     encoders = RELEASED_ENCODERS if is_released else about["encoders"]
     frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
     if is_released and encoder:
-        raise UserError(f"{path}: was trained on released features; expected no encoder of yours")
+        raise UserError(
+            f"{path}: trained on released features, so it uses their encoder; name no other one"
+        )
     visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
     audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
     _expect_same("audio", audio, encoders["audio"], path)

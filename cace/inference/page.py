@@ -1,4 +1,4 @@
-"""The page of one video: what happens in it and when, and on which evidence."""
+"""The page of one video: its events, their times, and what the model based them on."""
 
 import base64
 import os
@@ -38,7 +38,7 @@ def video_page(
 
     threshold: θ: an event is a second whose relevance is above it.
     events: those to show; None: all of them.
-    truth: what really happens, if that is known; its confidence is not used.
+    truth: the true events, if they are known; their confidence is not used.
     embed: the video goes into the page, at 4/3 of its size; else the page links to it.
     link: path of the video, relative to the page's folder; None: both are in one folder.
     """

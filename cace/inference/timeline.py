@@ -18,12 +18,12 @@ SOURCES = {
 }
 ONLY_DRAWINGS = (
     "This model knows drawings only: it was trained on rendered clips (source mini). On real "
-    "recordings its answers mean nothing, and events are missed. Train a model on real clips first."
+    "recordings its results are meaningless. Train a model on real clips first."
 )
 
 
 class Training(NamedTuple):
-    """What a model was trained on, as far as its checkpoint says."""
+    """What a model was trained on, if its checkpoint contains it."""
 
     source: str | None = None  # as in data.source; None: unknown
     categories: tuple[str, ...] | None = None  # those that had training clips; None: unknown
@@ -40,7 +40,7 @@ class Training(NamedTuple):
         """
         source = SOURCES.get(self.source or "", self.source or "an unknown source")
         if self.categories is None:
-            return f"trained on {source}; its {categories} categories may all have had clips"
+            return f"trained on {source}; which of its {categories} categories had clips is unknown"
         known = f"clips of {len(self.categories)} of its {categories} categories"
         return f"trained on {source}, with {known}: {'; '.join(self.categories)}"
 
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
 
 
 class TimedEvent(NamedTuple):
-    """A stretch of a video in which one category is visible and audible."""
+    """A part of a video in which one category is visible and audible."""
 
     category: str
     start: float  # seconds
@@ -62,7 +62,7 @@ class TimedEvent(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What a method knows of each second beyond its decision, such as the gate of CACE-Net."""
+    """Another value that a method gives for each second, such as the gate of CACE-Net."""
 
     meaning: str
     values: Float[np.ndarray, " S"]  # in (0, 1)
@@ -72,12 +72,12 @@ class Timeline(NamedTuple):
     """What a model finds in a video of S seconds; arrays have one entry per second."""
 
     file: Path
-    seconds: float  # length that was analysed; the last second may be incomplete
+    seconds: float  # length that was processed; the last second may be incomplete
     categories: tuple[str, ...]
     decision: Decision
     without_sound: Decision  # the same with the audio features silenced
     without_picture: Decision  # with the visual features silenced
-    lanes: dict[str, Lane]  # what else the method knows, by name
+    lanes: dict[str, Lane]  # other values of the method, by name
     attention: Float[np.ndarray, "S H W"] | None  # where sound guides vision to; sums to 1
     view: tuple[float, float, float, float]  # left, top, width, height of what encoders read,
     # as shares of the picture; it is what the attention's grid covers

@@ -210,7 +210,7 @@ def _receive(
         if answer.status_code == 429 or answer.status_code >= 500:
             answer.raise_for_status()
         if (coding := answer.headers.get("Content-Encoding", "identity")).lower() != "identity":
-            # Its length says nothing about that of the file, nor does the place of its bytes.
+            # Neither its length nor its byte positions are those of the file.
             raise RefusedError(
                 f"HTTP {answer.status_code}: expected the file as it is, got it compressed with "
                 f"{shown(coding)} from {url}"

@@ -1,4 +1,4 @@
-"""HDF5 files, opened and read so that a failure says what is wrong."""
+"""Opens and reads HDF5 files; an error says what is wrong with the file."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ class DamagedError(UserError):
 
 @contextlib.contextmanager
 def opened(path: Path, remedy: str) -> Iterator[h5py.File]:
-    """An HDF5 file, to be read in this block; what fails in it is reported as damage of the file.
+    """An HDF5 file to read in this block; a failure in the block is reported as a damaged file.
 
     remedy: how to get an undamaged file, for the message.
     Raises: UserError if another process locks the file, or it cannot be opened; DamagedError if
@@ -34,7 +34,7 @@ def opened(path: Path, remedy: str) -> Iterator[h5py.File]:
 
 @contextlib.contextmanager
 def expect_undamaged(file: h5py.File, remedy: str) -> Iterator[None]:
-    """Reports what fails in this block, which only reads the file, as damage of the file."""
+    """Reports a failure in this block, which only reads the file, as a damaged file."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Locks between processes: who has one, and waiting for it in the open."""
+"""Locks between processes: waits for them, and names the process that has one."""
 
 import contextlib
 import errno
@@ -16,9 +16,9 @@ PATIENCE = 1.0  # seconds of waiting that need no message
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Has the lock of a file; says so if it has to wait for another process.
+    """Locks a file during the block; prints a message if it has to wait for another process.
 
-    what: is waited for, in the message.
+    what: names in the message what is waited for.
     Raises: UserError if the file system has no locks.
     """
     lock = FileLock(path)

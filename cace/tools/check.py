@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {"fps": 1, "short_side": 32, "crop": 32, "jpeg_quality":
 
 
 class Limits(NamedTuple):
-    """The settings of section decode that decide whether a clip, or all of them, are refused."""
+    """The settings of section decode that decide which clips are refused, and if a run stops."""
 
     backend: str = "pyav"
     min_seconds: float = MIN_SECONDS
@@ -58,8 +58,8 @@ def check_folder(
 ) -> Checked:
     """Reads the annotations and decodes every clip, as the pipeline would.
 
-    index: of `cace index`; if it has no clip of this folder, it is of another one.
-    source: folder or ave, which has the categories of the data set.
+    index: written by `cace index`; ignored if it contains no clip of this folder.
+    source: folder, or ave, whose categories are given.
     Raises: UserError if there is no `Annotations.txt`, or it is not text.
     """
     annotations, of_rows = examine_annotations(folder, known_categories(source))
@@ -87,7 +87,7 @@ def check_folder(
             + ("stop" if too_many else "leave them out"),
         ),
         (lacking, "add clips that can be used, or raise the limit"),
-        (spoiled, "move clips between the splits, or remove them: the results would mislead"),
+        (spoiled, "move clips between the splits, or remove them: the results would be misleading"),
         (changed, f"run `cace index {folder}`, or restore the files"),
     ]
     remarks += [f"{line}, in several splits" for line in shared if source != "folder"]
@@ -125,7 +125,7 @@ def _decoded(
 
 
 def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
-    """Splits with rows that a stage would refuse, since too few of their clips can be used."""
+    """Splits that a stage would refuse, because too few of their clips can be used."""
     splits: dict[str, set[str]] = {}
     for row in annotations.rows:
         splits.setdefault(row.id, set()).add(row.split)
@@ -141,7 +141,7 @@ def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
 
 
 def _not_learnable(annotations: Annotations) -> list[str]:
-    """What a model could not learn, or not be chosen or tested by."""
+    """Categories that cannot be learned, and splits without an event."""
     with_event = {row.split for row in annotations.rows if row.start < row.end}
     without = {row.split for row in annotations.rows} - with_event
     lines = [f"{s}: expected rows with an event, got none" for s in SPLITS if s in without]
@@ -156,7 +156,7 @@ def _not_learnable(annotations: Annotations) -> list[str]:
 def _against_index(
     folder: Path, found: dict[str, Path], index: pd.DataFrame
 ) -> tuple[list[str], list[str]]:
-    """What has changed since the folder was indexed; and remarks."""
+    """Changes since the folder was indexed; and remarks."""
     if index["id"].isin(list(found)).any():
         try:
             now = index_of({**found, **label_files(folder)})

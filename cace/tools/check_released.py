@@ -16,7 +16,7 @@ from cace.tools.check import Checked
 
 
 def check_released(folder: Path) -> Checked:
-    """Reads the released files in a folder, as the pipeline would, all features among them."""
+    """Reads the released files in a folder, as the pipeline would, including all features."""
     problems, remarks = [], []
     found: dict[str, Path] = {}
     try:

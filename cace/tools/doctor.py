@@ -80,8 +80,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "disk",
         f"{free / 1e9:.1f} GB free",
-        "free some space: `dvc gc -w --all-branches` removes old caches, `make clean` all that "
-        "stages wrote, for every branch"
+        "free some space: `dvc gc -w --all-branches` removes old caches, `make clean` removes all "
+        "that stages wrote, for every branch"
         if short
         else "",
     )
@@ -145,11 +145,11 @@ def _cache() -> list[Finding]:
 
 
 class _CommandError(Exception):
-    """A command failed; the text is what it said."""
+    """A command failed; the text is what it printed."""
 
 
 def _of(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """What was found; if a command failed, only that, as it is no answer to the question."""
+    """What was found; if a command failed, only that failure."""
     try:
         return look()
     except _CommandError as error:
@@ -165,7 +165,7 @@ def _of(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
         found = "dvc.lock is damaged, as after a kill while DVC wrote it"
         fix = "`rm dvc.lock`, then `dvc repro`: it takes what has finished from its cache"
         return [Finding(what, found, fix)]
-    return [Finding(what, said, "see the message; nothing is known about it until then")]
+    return [Finding(what, said, "fix what the message says, then run `cace doctor` again")]
 
 
 def _run(*command: str, may_fail_with: int = 0) -> str:

@@ -49,7 +49,7 @@ def inspect_clip(
         near = [other for other in annotations.ids if other.startswith(id_[:3])][:5]
         raise UserError(
             f"clip {id_!r}: not in this data set of {len(annotations.ids)} clips; "
-            f"{'near: ' + ', '.join(near) if near else 'see ' + str(clips.folder / 'clips.csv')}"
+            f"{'similar: ' + ', '.join(near) if near else 'see ' + str(clips.folder / 'clips.csv')}"
         )
     frames, sound = clips.frames(id_), clips.sound(id_)
     names = [*annotations.categories, "background"]
@@ -84,7 +84,7 @@ def _fonts(text: str) -> tuple[list[str], str]:
     families = [matplotlib.rcParams["font.sans-serif"][0]]
     missing = {character for character in text if character.isprintable()}
     missing -= _characters(font_manager.findfont(families[0]))
-    # matplotlib's own list of fonts is kept from an earlier day: look at what there is now.
+    # matplotlib caches its list of fonts, which may be outdated: look at what is installed now.
     for path in sorted(font_manager.findSystemFonts()) if missing else ():
         if there := missing & _characters(path):
             font_manager.fontManager.addfont(path)
@@ -104,10 +104,10 @@ def _characters(font: str) -> set[str]:
 
 @contextmanager
 def _plain_text(families: list[str]) -> Iterator[None]:
-    """Text is drawn as it is, not as a formula, in the first of the fonts that has it."""
+    """Draws text as it is, not as a formula, in the first of the fonts that has its characters."""
     settings: Any = {"text.parse_math": False, "text.usetex": False, "font.family": families}
     with plt.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # we tell it in a sentence
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a remark reports it
         yield
 
 
