@@ -3,7 +3,16 @@
 import json
 from pathlib import Path
 
-from baselines.table_5.rows import ABOUT, NO_EVIDENCE, ROWS, anchors, columns, entry, markdown
+from baselines.table_5.rows import (
+    ABOUT,
+    FEW_CLIPS,
+    NO_EVIDENCE,
+    ROWS,
+    anchors,
+    columns,
+    entry,
+    markdown,
+)
 from cace.report import render
 from cace.settings import load_params
 from cace.system.errors import run
@@ -15,14 +24,19 @@ METRICS = Path("metrics/baselines")
 
 def main() -> None:
     """Writes metrics/baselines/table_5.json and table_5.md, and data/baselines/table_5.html."""
-    source = load_params().data.source
+    params = load_params()
+    source = params.data.source
     cells = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in expect_file(CELLS, made_by="baselines/dvc.yaml").glob("*/scores.json")
+        for path in sorted(expect_file(CELLS, made_by="baselines/dvc.yaml").glob("*/scores.json"))
     }
     rows = [*anchors(cells), *(entry(row, source, cells) for row in ROWS)]
     notes = {cell["title"]: text for cell in cells.values() if (text := cell["reconstruction"])}
-    about = [ABOUT, *([NO_EVIDENCE] if source == "mini" else [])]
+    about = [ABOUT]
+    if params.baselines.few_clips:
+        about.append(FEW_CLIPS)
+    if source == "mini":
+        about.append(NO_EVIDENCE)
     trained = {cell["title"]: cell["train"] for cell in cells.values()}
     write_json(METRICS / "table_5.json", {"source": source, "rows": rows})
     text = [f"# Table 5 on {source}", *about, markdown(rows), "## Reconstructions"]

@@ -37,13 +37,15 @@ ANCHORS = {
 }
 
 ABOUT = """\
-Segment accuracy on test, percent, every method with the training settings of its own paper. \
-Honest: the epoch chosen on val, mean ± deviation over seeds, with a 95 % interval over test \
-clips. Best on test: the epoch chosen on test, as most of these papers do; mean ± deviation over \
-seeds. Paper: on AVE, from CACE-Net's Table 5. A reconstruction is ours, from a paper without \
-released code: its free choices are listed below."""
+Segment accuracy on test, percent. Every method has the training settings of its authors' code; \
+those of reconstructions are ours. Honest: the epoch chosen on val, mean ± deviation over seeds, \
+with a 95 % interval over test clips. Best on test: the epoch chosen on test, as most of these \
+papers do; mean ± deviation over seeds. Paper: on AVE, from CACE-Net's Table 5. A reconstruction \
+is ours, from a paper without released code: its free choices are listed below."""
+FEW_CLIPS = """\
+The data set is small: epochs, batch size and milestones are ours, and shorter than the authors'."""
 NO_EVIDENCE = """\
-The clips of mini are drawings. This table shows that the machinery works; it is no evidence about \
+The clips of mini are drawings. This table shows that all methods run; it is no evidence about \
 AVE."""
 
 

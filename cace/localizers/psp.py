@@ -32,8 +32,8 @@ class Psp(Localizer):
     pair_weight: of the pair loss.
 
     Source: the released code of PSP, supervised.
-    Differs: the pair loss asks a background segment for no similarity, as the paper says. That code
-    keeps there the value of whichever clip had an event in this place of the batch before.
+    Differs: in the pair loss, the target of a background segment is 0, as in the paper. The
+    released code never resets it: it keeps that of an earlier batch's clip at the same place.
     """
 
     title = "PSP"
