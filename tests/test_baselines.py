@@ -139,3 +139,13 @@ def test_the_anchors_need_no_training():
 def test_a_row_of_other_sources_names_them():
     shown = rows.columns(rows.entry(ROWS[-1], "released", {}))
     assert shown["honest"] == "not run: runs with data.source ave"
+
+
+def test_equal_figures_are_rounded_alike():
+    assert rows.percent(0.4625) == rows.percent(0.46250000000000008) == "46.2"
+
+
+def test_methods_that_find_no_event_are_named():
+    found = [{"row": "a", "accuracy": 0.5}, {"row": "b", "test": {"event_recall": 0.0}}]
+    found += [{"row": "c", "test": {"event_recall": 0.1}}, {"row": "d", "not_run": "x"}]
+    assert rows.without_events(found) == ["b"]

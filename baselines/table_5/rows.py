@@ -65,6 +65,11 @@ def entry(row: Row, source: str, cells: dict[str, Any]) -> dict[str, Any]:
     return {**start, "test": cell["test"], **shared, "epochs": cell["train"]["epochs"]}
 
 
+def without_events(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows of methods that called every segment background, with every seed."""
+    return [row["row"] for row in rows if "test" in row and row["test"]["event_recall"] == 0]
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     table = pd.DataFrame([columns(row) for row in rows]).fillna("")
@@ -95,4 +100,6 @@ def columns(row: dict[str, Any]) -> dict[str, str]:
 
 def percent(mean: float, deviation: float | None = None) -> str:
     """Mean and, over several seeds, deviation."""
-    return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    # The mean of equal figures may differ from them in the last digit, and so be rounded otherwise.
+    shown = f"{round(100 * mean, 6):.1f}"
+    return shown + ("" if deviation is None else f" ± {100 * deviation:.1f}")
