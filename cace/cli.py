@@ -16,7 +16,7 @@ from cace import __version__, paths
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SPLITS, THRESHOLD
 from cace.settings import LOCALIZERS, Guidance, Source, load_params
 from cace.system.errors import DISK, UserError, listed, printable, run, shown
-from cace.system.files import write_atomically
+from cace.system.files import expect_writable, write_atomically
 from cace.system.workers import workers
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a failure that the user can fix prints its message, with status 1."""
-    options = _parser().parse_args(arguments)
     try:
-        run(lambda: _run(options))
+        run(lambda: _run(_parser().parse_args(arguments)))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -80,11 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     localize.add_argument(
-        "video", nargs="+", type=Path, metavar="VIDEO", help="video file, or folder with videos"
+        "video", nargs="+", type=_path, metavar="VIDEO", help="video file, or folder with videos"
     )
     localize.add_argument(
         "--model",
-        type=Path,
+        type=_path,
         default=top / paths.LOCALIZERS,
         metavar="PATH",
         help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
@@ -92,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     localize.add_argument(
         "--encoder",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="the fine-tuned visual encoder (default: visual_encoder.pt beside the model)",
     )
-    localize.add_argument("--out", type=Path, metavar="DIR", help="folder to write files to")
+    localize.add_argument("--out", type=_path, metavar="DIR", help="folder to write files to")
     localize.add_argument(
         "--format",
         type=_formats,
@@ -109,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     localize.add_argument(
         "--truth",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="folder with an Annotations.txt; the page shows its events for the file's name",
     )
@@ -133,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "id", nargs="+", metavar="CLIP_ID", help=f"as in {paths.CLIPS / 'clips.csv'}"
     )
     inspect.add_argument(
-        "--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
+        "--out", type=_path, default=Path("inspect"), metavar="DIR", help="default: inspect/"
     )
     inspect.set_defaults(command=_inspect)
 
@@ -145,8 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         "Prints all problems and what to do about them; the exit status is 1 if there is one.",
         formatter_class=_Help,
     )
-    check.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
-    check.add_argument("--csv", type=Path, metavar="FILE", help="table to write, one row per clip")
+    check.add_argument("folder", type=_path, metavar="FOLDER", help="the folder of data.path")
+    check.add_argument("--csv", type=_path, metavar="FILE", help="table to write, one row per clip")
     check.add_argument(
         "--source",
         choices=("folder", "ave", "released"),
@@ -193,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         "annotation files, of a folder in the AVE layout. The pipeline depends on this file: after "
         "a change in the folder, index it again, and `dvc repro` reads the folder again.",
     )
-    index.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of data.path")
+    index.add_argument("folder", type=_path, metavar="FOLDER", help="the folder of data.path")
     index.set_defaults(command=_index)
 
     plots = commands.add_parser(
@@ -215,11 +214,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     evaluate.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to score"
+        "--checkpoint", type=_path, required=True, metavar="FILE", help="checkpoint to score"
     )
     evaluate.add_argument(
         "--features",
-        type=Path,
+        type=_path,
         default=top / paths.FEATURES,
         metavar="FILE",
         help="the feature store",
@@ -266,6 +265,12 @@ def _authors_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("localizer", "guidance", "beta", "psi", "bece_lambda")
     given = {name: getattr(options, name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _path(text: str) -> Path:
+    if not text:  # as of a variable of the shell that is not set; Path would take it for "."
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def _share(text: str) -> float:
@@ -387,8 +392,8 @@ def _check(options: argparse.Namespace) -> None:
     from cace.system.tables import markdown
     from cace.tools.check import Limits, check_folder
 
-    if options.csv and options.csv.is_dir():
-        raise UserError(f"{options.csv}: expected a file to write, got a folder")
+    if options.csv:
+        _expect_file_to_write(options.csv)
     top = paths.project_top()
     source: Source = options.source or "folder"
     if not options.source and top is not None and (own := load_params(top).data.source) != "mini":
@@ -421,6 +426,16 @@ def _check(options: argparse.Namespace) -> None:
             f"What to do before you run this again:{listed(checked.advice)}"
         )
     print(f"\n{options.folder}: no problems")
+
+
+def _expect_file_to_write(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: expected a file to write, got a folder")
+        if path.is_file() or not path.exists():  # no pipe, and no device such as /dev/stdout
+            expect_writable(path.parent)
+    except OSError as error:  # of a name that is too long
+        raise UserError(f"{shown(str(path))}: {error.strerror}") from None
 
 
 def _folder(path: Path) -> Path:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from cace.system.errors import UserError
+
 INDEX = Path("data/index.csv")  # in git: what `cace index` found in a user's folder
 WEIGHTS = Path("data/weights")  # the user's files of encoder weights: a dependency of stages
 
@@ -25,8 +27,12 @@ def project_top() -> Path | None:
     """The project's top folder, from the current one on upwards, relative to the current folder.
 
     `Path()` in the top folder itself; None outside of a project.
+    Raises: UserError if the current folder does not exist any more.
     """
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the current folder has been removed; change to another one") from None
     for folder in (here, *here.parents):
         if all((folder / name).is_file() for name in ("params.yaml", "dvc.yaml")):
             return Path(os.path.relpath(folder, here))

@@ -136,9 +136,11 @@ def test_names_that_are_not_used_are_remarked(clips, tmp_path, capsys):
     shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
     for name in ("a.mkv", "b.wmv", "C.mp4", "notes.txt", ".hidden"):
         (tmp_path / "AVE" / name).write_text("x")
+    (tmp_path / "AVE/link.mp4").symlink_to("gone")
     check(tmp_path)
     printed = capsys.readouterr().out
     for remark in (
+        "link.mp4: not used, as it is no file: a folder, a pipe, or a link that leads nowhere",
         "a.mkv: not used, as a.mp4 is",
         "b.wmv: not used, as b.mp4 is",
         "C.mp4: not annotated, ignored; c is",

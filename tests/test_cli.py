@@ -127,6 +127,42 @@ def test_a_reader_that_has_enough_is_no_error():
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit, match="the current folder has been removed"):
+        main(["clean"])
+
+
+def test_a_program_without_output_still_works(monkeypatch):
+    monkeypatch.setattr(cli, "_doctor", lambda _: print("text", flush=True))
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    main(["doctor"])
+
+
+def test_an_error_of_a_file_is_one_line_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(cli, "_doctor", lambda _: (tmp_path / "a/b").read_text())
+    with pytest.raises(SystemExit, match="^error: .*a/b: Not a directory$"):
+        main(["doctor"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a/b.csv", "a: cannot create this folder: File exists"),
+        ("x" * 300, "File name too long"),
+        (".", "expected a file to write, got a folder"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_named_before_any_work(tmp_path, name, says):
+    (tmp_path / "a").touch()
+    with pytest.raises(SystemExit, match=says):
+        main(["check", str(tmp_path / "no folder"), "--csv", str(tmp_path / name)])
+
+
 def test_files_are_only_written_where_a_folder_is_named(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(SystemExit, match="need --out DIR, the folder to write to"):
@@ -141,6 +177,7 @@ def test_files_are_only_written_where_a_folder_is_named(tmp_path):
         ("--top", "9" * 5000, "expected a whole number >= 1, got '999"),
         ("--top", "1.5", "expected a whole number >= 1, got '1.5'"),
         ("--format", "json,foo", "got ['foo']"),
+        ("--out", "", "expected a path, got ''"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_is_expected(option, value, says, capsys):

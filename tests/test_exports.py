@@ -224,6 +224,32 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, monkeypatch):
     assert f"{locked}: Permission denied" in left_out
 
 
+def test_links_that_lead_nowhere_and_pipes_are_named(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").symlink_to("gone")
+    (tmp_path / "c.mp4").symlink_to("c.mp4")
+    os.mkfifo(tmp_path / "d.mp4")
+    left_out = []
+    assert videos([tmp_path], left_out) == [tmp_path / "a.mp4"]
+    named = sorted(Path(line.split(":")[0]).name for line in left_out)
+    assert named == ["b.mp4", "c.mp4", "d.mp4"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["a.csv", ".cace-localize.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(tmp_path, name, overwrite):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    file = video(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "out" / name))):
+        Writer(tmp_path / "out", ["csv"], [file], overwrite=overwrite)
+
+
+def test_a_record_that_is_damaged_is_no_record(tmp_path):
+    lines = ["\xff", "[1, 2, 3]", "[[], 2, 3]", "null", "9" * 6000, "[" * 100_000, '["a", "x"']
+    (tmp_path / ".cace-localize.jsonl").write_text("\n".join(lines), encoding="latin-1")
+    assert not Writer(tmp_path, ["csv"], [video(tmp_path / "a.mp4")]).finished
+
+
 def test_the_command_names_what_it_leaves_out(tmp_path, capsys):
     (tmp_path / "a.gif").touch()
     with pytest.raises(

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from cace.inference.page import _decision
 from cace.inference.timeline import Training
 from cace.localizers.dam import Dam
 from cace.localizers.parts import checkpoints
+from cace.system.errors import UserError
 from cace.system.tables import markdown, spreadsheet
 from tests.models import SIZES, write_model
 from tests.timelines import timeline
@@ -108,11 +110,18 @@ def test_a_numbered_name_is_never_that_of_another_video(tmp_path):
     assert len(set(exports._names(files, 250))) == 3
 
 
-def test_an_oserror_of_one_video_does_not_end_the_batch(localize, clip, tmp_path):
+def test_an_oserror_of_one_video_does_not_end_the_batch(localize, clip, tmp_path, monkeypatch):
     folder = videos(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
-    (tmp_path / "out/b.csv").mkdir(parents=True)
+    write = exports.write_atomically
+
+    def with_a_folder_in_the_way(path, content):
+        if path.name == "b.csv":
+            path.mkdir()
+        write(path, content)
+
+    monkeypatch.setattr(exports, "write_atomically", with_a_folder_in_the_way)
     with pytest.raises(SystemExit, match=r"1 of 3 videos failed:\n  out/b.csv: Is a directory"):
-        localize(folder, "--out", "out", "--format", "csv", "--overwrite")
+        localize(folder, "--out", "out", "--format", "csv")
     assert (tmp_path / "out/c.csv").is_file()
 
 
@@ -205,7 +214,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(
     def refused(**_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(exports.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     with pytest.raises(SystemExit, match="out: cannot write to this folder: Permission denied"):
         localize(clip, "--out", "out")
     assert not looked_at
@@ -257,6 +266,14 @@ def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path):
     path = write_model(tmp_path, source="mini", trained_categories=["dog"])
     assert load(path).training == Training("mini", ("dog",))
     assert load(write_model(tmp_path)).training == Training(None, None)
+
+
+def test_seeds_of_different_methods_are_refused(tmp_path):
+    write_model(tmp_path)
+    (tmp_path / "seed-2").mkdir()
+    shutil.copy(tmp_path / "avel.pt", tmp_path / "seed-2/best.pt")
+    with pytest.raises(UserError, match="its seeds are of different methods"):
+        load(tmp_path)
 
 
 def test_a_reconstruction_is_called_one(tmp_path):

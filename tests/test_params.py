@@ -177,6 +177,21 @@ def test_params_that_cannot_be_read_are_one_short_message(settings, content, mes
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("twice", "message"),
+    [
+        ("data:\n  source: mini\n  source: ave\n", "line 3: 'source' is in line 2 already"),
+        ("data: {source: mini, source: ave}\n", "line 1: 'source' is in line 1 already"),
+        ("data:\n  source: mini\nbece:\ndata:\n", "line 4: 'data' is in line 1 already"),
+    ],
+)
+def test_a_setting_that_is_there_twice_is_refused(settings, twice, message):
+    folder = settings()
+    (folder / "params.yaml").write_text(twice)
+    with pytest.raises(UserError, match=message):
+        load_params(folder)
+
+
 def test_where_there_is_nothing_to_set_a_section_is_none(settings):
     params = load_params(settings("data.source=released"))
     assert params.decode is params.encoders is params.finetune is params.extract is None

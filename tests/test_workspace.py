@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from cace.system.errors import UserError
 from cace.system.files import publish, write_atomically, write_json
-from cace.system.scratch import remove_recorded, scratch
+from cace.system.scratch import all_work, remove_recorded, scratch
 from cace.system.workers import workers
 from tests.workspaces import make_workspace, work_of
 
@@ -293,6 +293,19 @@ def test_a_folder_that_cannot_be_moved_away_stays_complete(tmp_path, monkeypatch
     assert (tmp_path / "out/clips/shard").read_text() == "out/clips"
 
 
+@pytest.mark.parametrize("content", ["stages: [1", "- a", "", "stages:", "stages:\nstages:\n"])
+def test_a_damaged_dvc_yaml_is_one_message(root, content):
+    (root / "dvc.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^dvc\.yaml"), scratch("decode"):
+        pass
+
+
+def test_a_link_is_no_work(root):
+    (root / ".work/decode").mkdir(parents=True)
+    (root / ".work/decode/link").symlink_to("/")
+    assert all_work() == []
+
+
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     write_atomically(folder / "a", "old")
@@ -304,6 +317,15 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomically(folder / "a", "new")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("a", "old")]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", "text")
+    assert os.read(reader, 99) == b"text"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_number_that_json_lacks_is_refused(tmp_path):

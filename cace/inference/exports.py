@@ -4,7 +4,6 @@ import hashlib
 import html
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from cace.data.sources.folder import id_of
 from cace.inference.page import video_page
 from cace.inference.timeline import Decision, TimedEvent, Timeline
 from cace.system.errors import UserError, listed
-from cace.system.files import write_atomically
+from cace.system.files import expect_writable, write_atomically
 from cace.system.tables import markdown, spreadsheet
 
 DIGITS = 4  # after the point, in the files; seeds differ in the second
@@ -39,7 +38,8 @@ OTHER_SUFFIXES = {
 def videos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[Path]:
     """The files, and the videos in the folders and their subfolders, each once and in order.
 
-    left_out: gets what users may miss: folders that cannot be read, and media that are not videos.
+    left_out: gets what users may miss: folders that cannot be read, links that lead nowhere, and
+        media that are not videos.
     Raises: UserError if a path does not exist, or a folder contains no video.
     """
     left_out = [] if left_out is None else left_out
@@ -77,8 +77,11 @@ def _inside(folder: Path, left_out: list[str]) -> list[Path]:
             file = Path(place, name)
             if name.startswith("._"):  # macOS writes these beside files
                 continue
-            if file.suffix.lower() in VIDEO_ENDINGS and file.is_file():
-                found.append(file)
+            if file.suffix.lower() in VIDEO_ENDINGS:
+                if file.is_file():
+                    found.append(file)
+                else:
+                    left_out.append(f"{file}: not a file: a pipe, or a link that leads nowhere")
             elif file.suffix.lower() in OTHER_SUFFIXES:
                 left_out.append(f"{file}: not a video, or in a container that is not read")
     return sorted(found)
@@ -112,7 +115,7 @@ class Writer:
     ) -> None:
         self.folder, self.formats, self.embed = folder, formats, embed
         self.truth = _read_truth(truth) if truth else None
-        _expect_writable(folder)
+        expect_writable(folder)
         self.names = dict(zip(files, _names(files, _most_bytes(folder)), strict=True))
         sizes = {file: _size(file) for file in files}
         large = [str(file) for file in files if sizes[file] > MOST_EMBEDDED]
@@ -122,10 +125,12 @@ class Writer:
                 f"the page links to them:{listed(large)}"
             )
         self.keys = {file: self._key(file, made_with or {}) for file in files}
+        if _is_no_file(folder / RECORD):
+            raise UserError(f"{folder / RECORD}: expected a file; remove it, or choose a folder")
         record = _read_record(folder / RECORD)
         self.finished: set[Path] = set()
         there = []
-        inputs = {file.resolve() for file in files}
+        inputs = {os.path.realpath(file) for file in files}
         for file in files:
             paths = list(self.paths(file).values())
             present = [path for path in paths if os.path.lexists(path)]
@@ -135,11 +140,15 @@ class Writer:
                 self.finished.add(file)
                 continue
             ours = overwrite or (equal and state == "begun")
-            there += [str(path) for path in present if not ours or path.resolve() in inputs]
+            there += [
+                str(path)
+                for path in present
+                if not ours or _is_no_file(path) or os.path.realpath(path) in inputs
+            ]
         if there:
             raise UserError(
                 f"these files exist already; choose another folder, or replace them (all but "
-                f"videos) with --overwrite:{listed(there)}"
+                f"videos and folders) with --overwrite:{listed(there)}"
             )
 
     def write(self, timeline: Timeline, events: list[TimedEvent], threshold: float) -> list[Path]:
@@ -212,15 +221,9 @@ class Writer:
         ]
 
 
-def _expect_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot create this folder: {error.strerror}") from None
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write to this folder: {error.strerror}") from None
+def _is_no_file(path: Path) -> bool:
+    """Whether something else is there: a folder, a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def _size(file: Path) -> int:
@@ -265,13 +268,13 @@ def _cut(name: str, most_bytes: int) -> str:
 def _read_record(path: Path) -> dict[str, tuple[str, str]]:
     """For each name the last key and state; lines that are not complete are left out."""
     record: dict[str, tuple[str, str]] = {}
-    if not path.is_file():
+    if not path.exists():
         return record
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             name, key, state = json.loads(line)
             record[name] = (key, state)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             continue
     return record
 

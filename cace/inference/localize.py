@@ -284,6 +284,12 @@ def load(
     files = _checkpoints(Path(path))
     read = [checkpoints.read(file, localizer, **settings) for file in files]
     about = read[0].about
+    if any(
+        (type(other.localizer), other.localizer.sizes)
+        != (type(read[0].localizer), read[0].localizer.sizes)
+        for other in read
+    ):
+        raise UserError(f"{path}: its seeds are of different methods; name one of its checkpoints")
     for key in ("encoders", "frames", "categories", "silenced"):
         if any(other.about.get(key) != about.get(key) for other in read):
             raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")

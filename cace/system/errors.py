@@ -8,7 +8,7 @@ import reprlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 # The disk is full, over quota or read-only, or the user has no permission.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -70,11 +70,18 @@ def shown(value: object, most: int = 200) -> str:
         return "a number of thousands of digits"
 
 
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a stage; for a failure that the user can fix, prints only its message, with status 1.
 
-    Control characters that it prints are escaped.
+    An OSError that names a file is one. Control characters that it prints are escaped.
     """
+    # Python has none where the caller closed them, as `>&-` and some daemons do.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
     try:
@@ -84,7 +91,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_printable_lines(f"error: {error}"))
     except OSError as error:
         if error.errno not in DISK:
-            raise
+            if error.filename is None:
+                raise
+            sys.exit(_printable_lines(f"error: {error.filename}: {error.strerror}"))
         where = printable(str(error.filename or f"in {Path.cwd()}"))
         print(
             f"error: {where}: {os.strerror(error.errno)}. Free space, or make it writable, and run "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,16 @@ def temporary_beside(path: Path) -> Path:
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Writes a file completely or not at all: under a temporary name, then renamed.
 
+    A pipe or a device, such as /dev/stdout, is written to: a rename would replace it.
     Raises: OSError that names `path`, also if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     data = content.encode() if isinstance(content, str) else content
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -109,6 +114,21 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def expect_writable(folder: Path) -> None:
+    """Creates the folder, if it is not there.
+
+    Raises: UserError if it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot create this folder: {error.strerror}") from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write to this folder: {error.strerror}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -138,7 +158,10 @@ def read_yaml(text: str, where: Path, *, as_written: bool = False) -> Any:
     """
     try:
         # Neither loader makes anything but plain values.
-        return (yaml.BaseLoader if as_written else yaml.SafeLoader)(text).get_single_data()
+        loader = (yaml.BaseLoader if as_written else yaml.SafeLoader)(text)
+        node = loader.get_single_node()
+        _expect_keys_once(node, where)
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not YAML: {error}") from None
     except RecursionError:
@@ -146,6 +169,23 @@ def read_yaml(text: str, where: Path, *, as_written: bool = False) -> Any:
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # PyYAML checks no values: 2024-13-45 is no date, Python reads no number of 5,000 digits.
         raise UserError(f"{where}: a value that cannot be read: {error}") from None
+
+
+def _expect_keys_once(node: yaml.Node | None, where: Path) -> None:
+    """Looks two levels deep, at sections and their keys: PyYAML would take the last of them."""
+    inside = node.value if isinstance(node, yaml.MappingNode) else []
+    for pairs in (inside, *(v.value for _, v in inside if isinstance(v, yaml.MappingNode))):
+        lines: dict[str, int] = {}
+        for key, _ in pairs:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                raise UserError(
+                    f"{where}, line {line}: {shown(key.value)} is in line {lines[key.value]} "
+                    f"already; keep one"
+                )
+            lines[key.value] = line
 
 
 def sha256(path: Path) -> str:

@@ -22,11 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from filelock import FileLock, Timeout
 
-from cace.system.errors import UserError
-from cace.system.files import file_hash, workspace_root, write_json
+from cace.system.errors import UserError, shown
+from cace.system.files import file_hash, read_text, read_yaml, workspace_root, write_json
 from cace.system.locks import locked
 
 CODE = ("cace", "stages", "ablations", "baselines")  # top folders that hold code
@@ -92,8 +91,12 @@ def work_root() -> Path:
 
 def all_work() -> list[Work]:
     """Of all stages, sorted by name."""
-    folders = [f for f in work_root().glob("*/*") if f.is_dir() and f.parent.name != DOWNLOADS]
+    folders = [f for f in work_root().glob("*/*") if _is_folder(f) and f.parent.name != DOWNLOADS]
     return [Work(folder, _mark(folder).exists(), _size(folder)) for folder in sorted(folders)]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()  # a link is no work of ours
 
 
 def remove(folder: Path) -> bool:
@@ -167,7 +170,7 @@ def listed_code(stage: str, item: dict[str, str]) -> Code:
 def _stage(stage: str) -> dict[str, Any]:
     """The entry of a stage, given as `file:stage`."""
     file, _, name = stage.partition(":")
-    stages = _read(Path(file)).get("stages", {})
+    stages = _read(Path(file)).get("stages") or {}
     if name not in stages:
         raise UserError(f"{file}: expected a stage {name}, got {', '.join(stages)}")
     entry: dict[str, Any] = stages[name]
@@ -182,7 +185,9 @@ def _paths(entries: list[Any]) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not there; run this in the project's top folder")
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(read_text(path), path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys with values, got {shown(content)}")
     return content
 
 

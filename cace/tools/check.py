@@ -182,6 +182,8 @@ def _names(folder: Path, annotations: Annotations, found: dict[str, Path]) -> li
         id_ = id_of(path)
         if id_ in found:
             why = f"not used, as {found[id_].name} is"
+        elif path.suffix.lower() in VIDEO_ENDINGS and not path.is_file():
+            why = "not used, as it is no file: a folder, a pipe, or a link that leads nowhere"
         elif id_ in annotations.ids:
             why = f"not used; expected {', '.join(VIDEO_ENDINGS)}"
         elif similar := folded.get(id_.casefold()):
