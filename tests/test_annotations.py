@@ -229,6 +229,15 @@ def without_splits(folder, sizes):
     return read_annotations(folder).rows
 
 
+@pytest.mark.parametrize("name", ["trainSet.txt", "TrainSet.txt", "testset.TXT"])
+def test_no_splits_are_made_where_the_users_files_cannot_be_read(tmp_path, name):
+    rows = "".join(f"Bark&{i}&good&0&5\n" for i in range(5))
+    (tmp_path / "Annotations.txt").write_text(rows)
+    (tmp_path / name).symlink_to("gone")
+    with pytest.raises(UserError, match=f"{name}: (not there|expected it to be named)"):
+        read_annotations(tmp_path)
+
+
 def test_missing_splits_are_made_in_each_category(tmp_path):
     rows = without_splits(tmp_path, (40, 10, 3, 2))
     counts = [

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from cace.data.annotations import Annotations, Row, load_annotations
+from cace.data.manifest import read_manifest
 from cace.media.pool import SHARD_CLIPS, decode_clips, decode_media, media_files
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
@@ -245,3 +246,20 @@ def test_a_store_of_labels_alone_is_refused(tmp_path):
 def test_a_missing_store_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"store.json: not there; run `dvc repro decode`"):
         ClipStore(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"a,b\n1,2\n", b"\xff"])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("store.json", lambda path: ClipStore(path.parent)),
+        ("clips.csv", lambda path: ClipStore(path.parent)),
+        ("annotations.json", load_annotations),
+        ("manifest.csv", lambda path: read_manifest(path.parent)),
+    ],
+)
+def test_a_damaged_file_of_a_stage_is_one_message(tmp_path, name, read, content):
+    (tmp_path / "store.json").write_text('{"fps": 2}')
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: (damaged .*run `dvc repro|expected UTF-8)"):
+        read(tmp_path / name)

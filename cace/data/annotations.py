@@ -9,6 +9,7 @@ category. Spaces around a field do not count, and accents may be written in eith
 import codecs
 import hashlib
 import json
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from jaxtyping import Int
 
 from cace.conventions import SEGMENTS, SPLITS
 from cace.system.errors import UserError, listed, shown
-from cace.system.files import expect_file, read_text, write_json
+from cace.system.files import expect_file, read_text, reading, write_json
 
 HELD_OUT_SHARE = 0.1  # of a category's files for val, and as many for test, if splits are made
 SPLIT_SEED = 0
@@ -183,7 +184,7 @@ def read_lines(path: Path, problems: list[str]) -> list[Line]:
         raise UserError(f"{path}: not there; expected an AVE-layout folder with this file in it")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{path}: expected UTF-8 text, got UTF-16; save it as UTF-8")
+        raise UserError(f"{path}: expected UTF-8 text, got UTF-16 or UTF-32; save it as UTF-8")
     lines = []
     for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
@@ -246,7 +247,10 @@ def _read_splits(
                 f"category"
             )
         expected.setdefault(key, line.number)
-    if not any((folder / f"{split}Set.txt").exists() for split in SPLITS):
+    if not any(os.path.lexists(folder / f"{split}Set.txt") for split in SPLITS):
+        if misnamed := _misnamed(folder):
+            problems += misnamed
+            return {}
         return make_splits(lines, problems)
     split_of: dict[tuple[str, str], str] = {}
     for split in SPLITS:
@@ -273,6 +277,16 @@ def _read_splits(
         if key not in split_of
     ]
     return split_of
+
+
+def _misnamed(folder: Path) -> list[str]:
+    """Files that have the name of a split file, but for capital letters."""
+    right = {f"{split}set.txt": f"{split}Set.txt" for split in SPLITS}
+    return [
+        f"{name}: expected it to be named {right[name.lower()]}"
+        for name in sorted(path.name for path in folder.iterdir())
+        if name.lower() in right
+    ]
 
 
 def make_splits(lines: list[Line], problems: list[str]) -> dict[tuple[str, str], str]:
@@ -323,5 +337,7 @@ def save_annotations(path: Path, annotations: Annotations) -> None:
 
 def load_annotations(path: Path) -> Annotations:
     """Reads what `save_annotations` wrote."""
-    content = json.loads(read_text(expect_file(path, made_by="decode")))
-    return Annotations(tuple(content["categories"]), tuple(Row(**row) for row in content["rows"]))
+    with reading(expect_file(path, made_by="decode"), made_by="decode"):
+        content = json.loads(read_text(path))
+        rows = tuple(Row(**row) for row in content["rows"])
+        return Annotations(tuple(content["categories"]), rows)

@@ -12,6 +12,7 @@ from cace.system.files import (
     name_as_text,
     name_from_text,
     publish,
+    reading,
     sha256,
     write_atomically,
 )
@@ -39,5 +40,6 @@ def publish_media(media: Path, manifest: pd.DataFrame, out: Path) -> None:
 def read_manifest(media: Path) -> pd.DataFrame:
     """The rows of the manifest, all values as text."""
     path = expect_file(media / MANIFEST, made_by="download")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table.assign(file=table["file"].map(name_from_text))
+    with reading(path, made_by="download"):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return table.assign(file=table["file"].map(name_from_text))

@@ -21,7 +21,14 @@ from PIL import Image
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.system.errors import UserError
-from cace.system.files import expect_file, hash_folder, read_text, write_atomically, write_json
+from cace.system.files import (
+    expect_file,
+    hash_folder,
+    read_text,
+    reading,
+    write_atomically,
+    write_json,
+)
 from cace.system.hdf5 import expect_undamaged, open_hdf5, opened
 
 DECODE_AGAIN = "run `dvc repro decode`"
@@ -170,12 +177,15 @@ class ClipStore:
             raise UserError(
                 f"{folder}: expected decoded clips, got only labels; source released has no clips"
             )
-        settings = json.loads(read_text(expect_file(folder / "store.json", made_by="decode")))
-        self.fps: int = settings["fps"]
-        self.settings: dict[str, Any] = settings
-        self.index = pd.read_csv(
-            folder / "clips.csv", dtype={"id": str, "reason": str}, keep_default_na=False
-        ).set_index("id")
+        path = expect_file(folder / "store.json", made_by="decode")
+        with reading(path, made_by="decode"):
+            self.settings: dict[str, Any] = json.loads(read_text(path))
+            self.fps: int = self.settings["fps"]
+        path = expect_file(folder / "clips.csv", made_by="decode")
+        with reading(path, made_by="decode"):
+            self.index = pd.read_csv(
+                path, dtype={"id": str, "reason": str}, keep_default_na=False
+            ).set_index("id")
         self._open: dict[str, h5py.File] = {}
 
     @property

@@ -1,10 +1,12 @@
 """Files: written completely or not at all, hashed, and moved into place."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,18 @@ def read_text(path: Path) -> str:
             f"{path}: expected UTF-8 text, got other bytes ({error.reason} at byte {error.start}); "
             f"save it as UTF-8"
         ) from None
+
+
+@contextlib.contextmanager
+def reading(path: Path, made_by: str) -> Iterator[None]:
+    """The block reads a file that an earlier stage wrote.
+
+    Raises: UserError naming that stage if the file is not what the block expects.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `dvc repro {made_by}`") from None
 
 
 def read_yaml(text: str, where: Path, *, as_written: bool = False) -> Any:
