@@ -307,7 +307,7 @@ def test_damaged_samples_are_silent_and_remarked_on(tmp_path):
     path = with_sounds(tmp_path / "a.mkv", wave, codec="pcm_f32le", kind="flt")
     with np.errstate(all="raise"):
         clip = decode(path)
-    remark = "3 samples of the sound are no numbers or far too loud: silence is used instead"
+    remark = "3 samples of the sound are not numbers, or far too loud: silence is used instead"
     assert clip.remarks == [remark]
     assert read_all(path)[2] == [remark]
     assert np.isfinite(clip.sound).all()

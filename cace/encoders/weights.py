@@ -37,7 +37,7 @@ def read_weights(path: Path) -> Weights:
     """Tensors by name, in the order of the file. Code in a file is never run."""
     if not path.is_file():
         raise UserError(
-            f"weights {path}: not there; set a path that exists, or a name, or none. In a --temp "
+            f"weights {path}: not there; copy the file there, or set a name, or none. In a --temp "
             f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
         )
     return weights_in(read_torch_file(path), f"weights {path}")

@@ -19,7 +19,7 @@ from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
 from cace.features.store import create_store
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, hash_folder, publish
-from cace.system.hdf5 import dataset, open_hdf5
+from cace.system.hdf5 import dataset, open_hdf5, opened
 from cace.system.scratch import scratch
 from cace.system.workers import progress
 
@@ -129,10 +129,10 @@ def unusable_rows(path: Path, name: str) -> list[str]:
 
     name: visual or audio.
     """
-    with h5py.File(path) as file:
+    with opened(path, GET_AGAIN) as file:
         return [
             problem
-            for start, block, small in _blocks(file[RELEASED_KEY], f"{name}, blocks")
+            for start, block, small in _blocks(dataset(file, RELEASED_KEY), f"{name}, blocks")
             for problem in _without_features(start, block, small, name)
         ]
 

@@ -273,7 +273,7 @@ class Levels:
             found.append("the sound is digitally silent")
         if self.wrong_samples:
             found.append(
-                f"{self.wrong_samples} samples of the sound are no numbers or far too loud: "
+                f"{self.wrong_samples} samples of the sound are not numbers, or far too loud: "
                 f"silence is used instead"
             )
         return found

@@ -81,7 +81,7 @@ def find_files(folder: Path) -> dict[str, Path]:
             f"empty to download them"
         )
     if damaged := [why for path in found.values() if (why := _damage(path))]:
-        raise UserError(f"{folder}: these files are damaged; get them again:{listed(damaged)}")
+        raise UserError(f"{folder}: these files are damaged; download them again:{listed(damaged)}")
     return found
 
 
