@@ -232,8 +232,13 @@ class Kills:
         return {path.parent.name for path in self.project.folder.glob(".work/*/*.finished")}
 
     def recorded(self):
+        """Stages in dvc.lock; one that a kill left half written is removed, as the docs advise."""
         lock = self.project.folder / "dvc.lock"
-        return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
+        if lock.exists():
+            with contextlib.suppress(yaml.YAMLError, TypeError, KeyError):
+                return set(yaml.safe_load(lock.read_text())["stages"])
+            lock.unlink()
+        return set()
 
     def any_time(self, running):
         with contextlib.suppress(subprocess.TimeoutExpired):
