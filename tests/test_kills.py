@@ -224,7 +224,8 @@ class Kills:
         for stage in before:
             assert WORKING[stage] not in printed, f"{stage} was finished:\n{printed}"
         self.finished |= self.marked()
-        self.hashing += not done and bool(self.marked() - self.recorded())
+        recorded = self.recorded()
+        self.hashing += not done and bool(self.marked() - recorded)
         assert not done or running.returncode == 0, printed
         return done
 
@@ -232,7 +233,13 @@ class Kills:
         return {path.parent.name for path in self.project.folder.glob(".work/*/*.finished")}
 
     def recorded(self):
-        """Stages in dvc.lock; one that a kill left half written is removed, as the docs advise."""
+        """Stages in dvc.lock.
+
+        What a kill of DVC left half written is removed, as the page on troubleshooting advises.
+        """
+        rwlock = self.project.folder / ".dvc/tmp/rwlock"
+        if rwlock.exists() and not rwlock.read_text().strip():
+            rwlock.unlink()
         lock = self.project.folder / "dvc.lock"
         if lock.exists():
             with contextlib.suppress(yaml.YAMLError, TypeError, KeyError):
