@@ -20,6 +20,7 @@ DECODE_METRICS = METRICS / "decode.json"  # decode
 FINETUNE_METRICS = METRICS / "finetune.json"  # finetune
 FINETUNE_CURVE = METRICS / "finetune.csv"  # finetune
 EVAL = METRICS / "eval.json"  # evaluate
+SAVED_PREDICTIONS = METRICS / "predictions.csv"  # evaluate
 CURVES, TEST_CURVES = METRICS / "curves", METRICS / "test_curves"  # train
 
 

@@ -316,9 +316,10 @@ class BaselinesParams(Section):
 
 
 class EvaluateParams(Section):
-    """How predictions are made."""
+    """How predictions are made, and errors counted."""
 
     threshold: Share
+    boundary: Annotated[int, Field(ge=0, le=SEGMENTS)]
 
 
 class ComputeParams(Section):

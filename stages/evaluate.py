@@ -1,6 +1,9 @@
 """DVC stage: test metrics over seeds, predictions, plots, and the page of the run."""
 
+import pandas as pd
+
 from cace import paths
+from cace.evaluation import prediction_files
 from cace.evaluation.protocols import evaluate_runs
 from cace.features.batches import Split
 from cace.features.store import FeatureStore
@@ -24,13 +27,17 @@ def main() -> None:
         paths.LOCALIZERS,
         params.localizer.name,
         threshold=params.evaluate.threshold,
+        boundary=params.evaluate.boundary,
         device=device,
     )
     write_json(paths.EVAL, result.metrics)
+    write_atomically(paths.PREDICTIONS / "predictions.csv", result.saved)
+    write_atomically(paths.SAVED_PREDICTIONS, prediction_files.for_git(result.saved))
     for path, table in (
         (paths.PREDICTIONS / "test.csv", result.predictions),
         (paths.METRICS / "confusion.csv", result.confusion),
         (paths.METRICS / "per_category.csv", result.per_category),
+        (paths.METRICS / "reliability.csv", pd.DataFrame(result.analysis.reliability)),
     ):
         write_atomically(path, table.to_csv(index=False))
     page = run_page(

@@ -11,6 +11,8 @@ import torch
 
 from cace import cli
 from cace.data.annotations import Annotations
+from cace.evaluation import prediction_files
+from cace.evaluation.accuracy import clip_categories
 from cace.evaluation.predict import load_for, predict
 from cace.evaluation.protocols import evaluate_runs
 from cace.features.batches import UNIMODAL, Split
@@ -35,7 +37,7 @@ def models(store, tmp_path_factory):
 
 
 def evaluate(store, models, name=NAME):
-    return evaluate_runs(store, models, name, threshold=0.5, device=CPU)
+    return evaluate_runs(store, models, name, threshold=0.5, boundary=1, device=CPU)
 
 
 def test_metrics_agree_with_the_predictions_written_beside_them(store, models):
@@ -54,6 +56,20 @@ def test_the_per_category_table_weighs_up_to_the_accuracy(store, models):
     weighted = (table["recall"] * table["segments"]).sum() / table["segments"].sum()
     assert weighted == pytest.approx(result.metrics["test"]["accuracy"])
     assert table["segments"].sum() == 60
+
+
+def test_what_is_saved_for_git_is_what_was_predicted(store, models):
+    result = evaluate(store, models)
+    saved = prediction_files.read(result.saved, "predictions.csv")
+    names = np.array([*saved.categories, "background"])
+    for seed, table in result.predictions.groupby("seed"):
+        assert names[saved.labels[seed]].ravel().tolist() == table["predicted"].tolist()
+        assert names[saved.actual].ravel().tolist() == table["actual"].tolist()
+        assert np.repeat(saved.ids, 10).tolist() == table["id"].tolist()
+    per_seed = result.metrics["per_seed"]
+    for seed, category in saved.clip_category.items():
+        hits = category == clip_categories(saved.actual, len(saved.categories))
+        assert hits.mean() == pytest.approx(per_seed[str(seed)]["category_accuracy"])
 
 
 def test_all_four_baselines_are_there(store, models):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ablations.figure_5.page import guidance_page, most_disputed
 from cace.data.annotations import Annotations, Row
+from cace.evaluation.error_kinds import KINDS
 from cace.evaluation.metrics import Scores
 from cace.evaluation.predict import attend, load_for
 from cace.evaluation.protocols import evaluate_runs
@@ -22,7 +23,7 @@ from cace.features.store import FeatureStore
 from cace.localizers.parts import checkpoints
 from cace.media.store import ClipStore
 from cace.report.curves import chart
-from cace.report.run import MEANING, confusion_counts, extremes, run_page
+from cace.report.run import MEANING, confusion_counts, extremes, most, run_page
 from cace.report.timelines import show_clips
 from cace.settings import changed, load_params
 from cace.training.runs import jobs_of
@@ -77,7 +78,9 @@ class Made:
             self.write(f"curves/seed-{seed}.csv", {**curve, "val_accuracy": [0.25, 0.75, 0.5]})
             self.write(f"test_curves/seed-{seed}.csv", {"test_accuracy": [0.1, 0.2, 0.625]})
         self.write("finetune.csv", {"recall_at_1": [0.1, 0.2], "recall_at_5": [0.5, 0.6]})
-        self.result = evaluate_runs(store, self.models, method, threshold=0.5, device=CPU)
+        self.result = evaluate_runs(
+            store, self.models, method, threshold=0.5, boundary=1, device=CPU
+        )
 
     def write(self, name, columns):
         path = self.metrics / name
@@ -191,10 +194,12 @@ def test_a_phone_scrolls_tables_and_not_the_page(page, visit):
 
 def test_maps_can_be_switched_off_with_the_keyboard(page, visit):
     opened = visit(page)
-    assert opened.locator(".veil").first.is_visible()
+    opened.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+    veils = opened.locator(".veil")
+    assert all(veils.nth(k).is_visible() for k in range(veils.count()))
     opened.get_by_label("Show where sound made the model look").focus()
     opened.keyboard.press("Space")
-    assert not opened.locator(".veil").first.is_visible()
+    assert not any(veils.nth(k).is_visible() for k in range(veils.count()))
     assert opened.locator(".frame img").first.is_visible()
 
 
@@ -217,7 +222,23 @@ def test_without_pictures_the_timelines_stand_alone(made):
     page = Elements(made.page(clips=None))
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert "only the timelines are shown" in page.text
-    assert page.text.count("relevance, %") == 2 * 8  # seeds, clips
+    assert page.text.count("relevance, %") == 2 * (8 + 4 * 2)  # seeds; clips, and of each kind
+
+
+def test_each_kind_of_error_has_its_share_and_two_clips_with_it(made):
+    text = Elements(made.page(clips=None)).text
+    test, errors = made.result.metrics["test"], made.result.metrics["errors"]
+    assert test["accuracy"] + sum(errors.values()) == pytest.approx(1)
+    for name, share in errors.items():
+        without = f"{100 * (test['accuracy'] + share):.1f}"
+        row = rf"{name.replace('_', ' ')}{KINDS[name]}\s*{100 * share:.1f}{without}\s"
+        assert re.search(row, text), name
+        counts = made.result.analysis.errors[name]
+        assert sorted(counts[most(counts)]) == sorted(counts)[-2:]
+
+
+def test_a_kind_without_an_error_has_no_clips():
+    assert most(np.array([0, 3, 0])) == [1]
 
 
 def test_a_source_of_features_has_no_fine_tuning_and_fewer_settings(made, tmp_path):
@@ -369,7 +390,7 @@ def test_a_method_of_one_modality_has_no_one_modality_baselines(tmp_path):
     assert "the localizer on sound only" not in text
     assert "Audio on mini" in text
     jobs = jobs_of(changed(load_params(ROOT), {"localizer": {"name": "audio"}}, ""), unimodal=True)
-    assert [job.name for job in jobs] == ["seed-0"]
+    assert [job.name for job in jobs] == ["seed-0", "seed-1", "seed-2"]
 
 
 def test_the_page_of_a_reconstruction_calls_it_one(made, tmp_path):

@@ -47,7 +47,7 @@ def clip_categories(labels: Int[np.ndarray, "N T"], background: int) -> Int[np.n
     return np.where(labels == background, -1, labels).max(axis=1)
 
 
-def count(hits: Bool[np.ndarray, "N T"]) -> int:
+def count(hits: Bool[np.ndarray, "*shape"]) -> int:
     """Number of true values."""
     return int(hits.sum())
 

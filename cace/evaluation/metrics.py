@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from cace.evaluation.accuracy import accuracy, category_accuracy, clip_categories, count, f1
 
@@ -23,6 +23,7 @@ class Scores(NamedTuple):
     event_level_f1: float  # complete events with their category, found if they overlap enough
 
 
+LENGTHS = ((0, 0), (1, 2), (3, 4), (5, 6), (7, 8), (9, 10))  # seconds of event in a clip
 EVENT_LEVEL_IOU = 0.5  # overlap over union, in seconds, from which an event counts as found
 
 
@@ -80,6 +81,23 @@ def _event_level_f1(
 def _iou(a: Event, b: Event) -> float:
     overlap = max(0, min(a.end, b.end) - max(a.start, b.start))
     return overlap / (a.end - a.start + b.end - b.start - overlap)
+
+
+def by_length(
+    right: Float[np.ndarray, "N T"], labels: Int[np.ndarray, "N T"], background: int
+) -> dict[str, dict[str, float]]:
+    """Accuracy and number of clips, by how many seconds of a clip are an event.
+
+    right: 1 or 0 for each segment, or a mean of it over seeds. Lengths without clips are left out.
+    """
+    seconds = (labels != background).sum(axis=1)
+    found = {}
+    for low, high in LENGTHS:
+        here = (low <= seconds) & (seconds <= high)
+        if here.any():
+            name = f"{low}" if low == high else f"{low}_to_{high}"
+            found[name] = {"accuracy": float(right[here].mean()), "clips": count(here)}
+    return found
 
 
 def always_background(labels: Int[np.ndarray, "N T"], background: int) -> float:

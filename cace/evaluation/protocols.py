@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 
 from cace.conventions import THRESHOLD
+from cace.evaluation import prediction_files
 from cace.evaluation.accuracy import accuracy
+from cace.evaluation.analysis import Analysis, analyse
 from cace.evaluation.metrics import Scores, always_background, never_background, score
 from cace.evaluation.predict import Predictions, load_for, predict
 from cace.features.batches import UNIMODAL, Split
@@ -40,14 +42,23 @@ class Evaluation(NamedTuple):
     predictions: pd.DataFrame  # one row per seed, clip and segment
     confusion: pd.DataFrame  # actual and predicted category name, one row per seed and segment
     per_category: pd.DataFrame  # one row per category: recall of its segments, over seeds
+    analysis: Analysis
+    saved: str  # the predictions as `prediction_files` writes them
 
 
 def evaluate_runs(
-    store: FeatureStore, models: Path, name: str, *, threshold: float, device: torch.device
+    store: FeatureStore,
+    models: Path,
+    name: str,
+    *,
+    threshold: float,
+    boundary: int,
+    device: torch.device,
 ) -> Evaluation:
     """Scores every seed under both protocols, and all baselines, on test.
 
     name: the method; checkpoints of another one are refused.
+    threshold, boundary: section `evaluate` of the settings.
     """
     test = Split(store, "test", device)
     runs = evaluate_seeds(test, models, name, threshold=threshold)
@@ -60,7 +71,9 @@ def evaluate_runs(
         silent = Split(store, "test", device, silenced)
         localizer = load_for(silent, models / folder / "best.pt", name)
         baselines[folder] = accuracy(predict(localizer, silent, threshold).labels, silent.labels)
-    metrics = {**summary(test, runs), "baselines": baselines}
+    seeds = [run.predictions for run in runs.values()]
+    analysis = analyse(seeds, test.labels, store.background, boundary)
+    metrics = {**summary(test, runs), "baselines": baselines, **analysis.metrics}
     predictions = pd.concat(
         [prediction_table(test, seed, run.predictions) for seed, run in runs.items()],
         ignore_index=True,
@@ -72,7 +85,20 @@ def evaluate_runs(
         names="category"
     )
     per_category["segments"] //= len(runs)
-    return Evaluation(metrics, predictions, confusion, per_category)
+    return Evaluation(
+        metrics, predictions, confusion, per_category, analysis, saved_predictions(test, runs)
+    )
+
+
+def saved_predictions(test: Split, runs: dict[int, Run]) -> str:
+    """What comparisons with other runs need, as text."""
+    return prediction_files.write(
+        test.store.categories,
+        [test.store.ids[row] for row in test.rows],
+        test.labels,
+        {seed: run.predictions.labels for seed, run in runs.items()},
+        {seed: run.predictions.clip_category for seed, run in runs.items()},
+    )
 
 
 def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) -> dict[int, Run]:

@@ -42,6 +42,7 @@ class Chart(NamedTuple):
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    x_name: str
     description: str  # of the chart, for screen readers
 
 
@@ -51,14 +52,19 @@ def chart(
     *,
     share: bool = False,
     chosen: Mapping[str, int] | None = None,
+    shares: Sequence[float] | None = None,
+    x_name: str = "epoch",
 ) -> Chart:
-    """Values by epoch, from 0.
+    """Values by epoch, from 0, or by shares of one.
 
     share: the values are shares of one; the axis goes from 0 to 100 %.
     chosen: for some of the series an epoch to mark.
+    shares: where the values belong on the x axis, which then goes from 0 to 100 %.
     """
     chosen = chosen or {}
-    last = max(1, *(len(values) - 1 for values in series.values()))
+    longest = max(len(values) for values in series.values())
+    where: Sequence[float] = range(longest) if shares is None else shares
+    last = max(1, where[-1]) if shares is None else 1
     y_values = _ticks(1.0 if share else max(max(values) for values in series.values()))
     top = y_values[-1]
 
@@ -67,9 +73,14 @@ def chart(
         return Point(round(x, 1), round(BOTTOM - (BOTTOM - TOP) * value / top, 1))
 
     points = {
-        name: tuple(place(epoch, value) for epoch, value in enumerate(values))
+        name: tuple(place(x, value) for x, value in zip(where, values, strict=False))
         for name, values in series.items()
     }
+    x_ticks = (
+        [Tick(place(e, 0).x, f"{e:g}") for e in _ticks(last) if e == int(e) and e <= last]
+        if shares is None
+        else [Tick(place(x, 0).x, f"{100 * x:g} %") for x in _ticks(last)]
+    )
     names = _apart([places[-1].y for places in points.values()])
     return Chart(
         title,
@@ -77,8 +88,9 @@ def chart(
             Line(name, places, y, places[chosen[name]] if name in chosen else None)
             for (name, places), y in zip(points.items(), names, strict=True)
         ),
-        tuple(Tick(place(e, 0).x, f"{e:g}") for e in _ticks(last) if e == int(e) and e <= last),
+        tuple(x_ticks),
         tuple(Tick(place(0, v).y, f"{100 * v:g} %" if share else f"{v:g}") for v in y_values),
+        x_name,
         "; ".join(_in_words(name, values, share) for name, values in series.items()),
     )
 

@@ -1,5 +1,6 @@
 """The page of a run: its results, how it was trained, and where it is right and wrong."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,18 +10,21 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from cace.conventions import SEGMENTS
+from cace.evaluation.calibration import Bin
+from cace.evaluation.error_kinds import KINDS
 from cace.evaluation.predict import attend, load_for
 from cace.evaluation.protocols import Evaluation
 from cace.features.batches import Split
 from cace.media.store import ClipStore
 from cace.report import render
 from cace.report.curves import Chart, chart
-from cace.report.timelines import show_clips
+from cace.report.timelines import Clip, show_clips
 from cace.settings import LOCALIZERS, Params
 from cace.system.files import expect_file
 from cace.training.curves import read_curves
 
 SHOWN = 4  # clips that are most wrong, and as many that are most right
+SHOWN_OF_A_KIND = 2  # clips with most errors of a kind
 MEANING = {  # of the scores, in the order of the page
     "accuracy": "segments with the right label; background counts as one",
     "category_accuracy": "clips with an event whose category is right",
@@ -40,6 +44,16 @@ class Extremes(NamedTuple):
 
     most_wrong: list[int]
     most_right: list[int]
+
+
+class Kind(NamedTuple):
+    """Of errors."""
+
+    name: str
+    meaning: str
+    share: float  # of all segments
+    accuracy_without: float  # accuracy if all errors of this kind were right
+    clips: list[Clip]  # with most of them
 
 
 class Learned(NamedTuple):
@@ -81,14 +95,28 @@ def run_page(
     """
     seeds = list(result.metrics["per_seed"])
     places = extremes(result.predictions)
-    together = [*places.most_wrong, *places.most_right]
+    examples = {name: most(counts) for name, counts in result.analysis.errors.items()}
+    together = [*places.most_wrong, *places.most_right, *itertools.chain(*examples.values())]
     first = load_for(test, models / f"seed-{seeds[0]}" / "best.pt")
-    shown = show_clips(
-        together,
-        {f"seed {seed}": table for seed, table in result.predictions.groupby("seed")},
-        {f"seed {seeds[0]}": attend(first, test, together)},
-        clips,
+    shown = iter(
+        show_clips(
+            together,
+            {f"seed {seed}": table for seed, table in result.predictions.groupby("seed")},
+            {f"seed {seeds[0]}": attend(first, test, together)},
+            clips,
+        )
     )
+    most_wrong, most_right = (list(itertools.islice(shown, len(some))) for some in places)
+    kinds = [
+        Kind(
+            name.replace("_", " "),
+            meaning,
+            result.metrics["errors"][name],
+            result.metrics["accuracy_without"][name],
+            list(itertools.islice(shown, len(examples[name]))),
+        )
+        for name, meaning in KINDS.items()
+    ]
     names = [*test.store.categories, "background"]
     counts = confusion_counts(result.confusion, names)
     names = [name for name, used in zip(names, _used(counts), strict=True) if used]
@@ -108,8 +136,10 @@ def run_page(
         names=names,
         counts=counts.tolist(),
         shares=(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).tolist(),
-        most_wrong=shown[: len(places.most_wrong)],
-        most_right=shown[len(places.most_wrong) :],
+        most_wrong=most_wrong,
+        most_right=most_right,
+        kinds=kinds,
+        calibration=_calibration(result.analysis.reliability),
     )
 
 
@@ -134,6 +164,24 @@ def extremes(predictions: pd.DataFrame) -> Extremes:
     most_wrong = wrong_first[: min(SHOWN, len(right) // 2)]
     rest = sorted(wrong_first[len(most_wrong) :], key=lambda k: (-right[k], ids[k]))
     return Extremes(most_wrong, rest[:SHOWN])
+
+
+def most(counts: Int[np.ndarray, " N"]) -> list[int]:
+    """The places of the largest counts above 0; of equal ones the first."""
+    order = np.argsort(-counts, kind="stable")[:SHOWN_OF_A_KIND]
+    return [int(place) for place in order if counts[place]]
+
+
+def _calibration(curve: list[Bin]) -> Chart:
+    of_some = [(b.certainty, b.accuracy) for b in curve if b.certainty is not None]
+    certainty, accuracy = zip(*of_some, strict=True)
+    return chart(
+        "Of the segments with this certainty, how many are right",
+        {"right": accuracy, "ideal": certainty},
+        share=True,
+        shares=certainty,
+        x_name="certainty",
+    )
 
 
 def _learned(seed: str, metrics: Path) -> Learned:
