@@ -106,7 +106,8 @@ class Project:
             SMALL.replace(SMALL[: SMALL.find("decode")], "download: {}\n")
         )
         params = self.folder / "params.yaml"
-        params.write_text(params.read_text().replace("  width: 512", "  width: 32"))
+        text = params.read_text().replace("  width: 512", "  width: 32")
+        params.write_text(text.replace("  - 0\n  - 1\n  - 2\n", "  - 0\n"))
 
     def copy_to(self, folder: Path) -> "Project":
         """Shares what DVC and git keep read-only, which is most of it."""

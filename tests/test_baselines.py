@@ -22,7 +22,7 @@ def at_the_top(monkeypatch):
 
 def test_every_method_has_a_cell_and_a_row():
     stages = yaml.safe_load((ROOT / "baselines/dvc.yaml").read_text())["stages"]
-    assert set(stages["train"]["matrix"]["method"]) == set(METHODS) == set(LOCALIZERS)
+    assert set(stages["train"]["matrix"]["cell"]) == set(METHODS) == set(LOCALIZERS)
     assert {row.cell for row in ROWS} == set(METHODS)
 
 

@@ -37,7 +37,7 @@ METHODS = {f"cace/localizers/{name}.py" for name in LOCALIZERS}
 def listed(stage):
     """Code among a stage's dependencies, for the default method."""
     deps = [
-        re.sub(r"\$\{(localizer.name|item.method)\}", "cace_net", dep)
+        re.sub(r"\$\{(localizer.name|item.cell)\}", "cace_net", dep)
         for dep in STAGES[stage]["deps"]
     ]
     return [dep for dep in deps if dep.split("/")[0] in CODE]
@@ -148,7 +148,7 @@ def test_nothing_imports_the_stages(folder):
 # From the source of the data to the reports: a package imports those before it.
 ORDER = (
     *("system", "data", "media", "encoders", "features", "extraction", "finetuning"),
-    *("localizers", "evaluation", "training", "report", "inference", "tools"),
+    *("localizers", "evaluation", "training", "tables", "report", "inference", "tools"),
 )
 
 

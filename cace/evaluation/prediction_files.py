@@ -20,6 +20,7 @@ from cace.conventions import SEGMENTS
 from cace.system.errors import UserError, shown
 
 COLUMNS = ("seed", "id", "row", "actual", "predicted", "category")
+HEADER = ",".join(COLUMNS) + "\n"
 BACKGROUND = "."
 MOST_IN_GIT = 1_000_000  # bytes; a larger table is in DVC's cache alone
 _RUN = re.compile(r"(?P<label>[^*]+)\*(?P<seconds>\d{1,2})")
@@ -64,9 +65,7 @@ def write(
 
 def for_git(table: str) -> str:
     """The table itself if it is small, else only its header."""
-    if len(table.encode()) <= MOST_IN_GIT:
-        return table
-    return ",".join(COLUMNS) + "\n"
+    return table if len(table.encode()) <= MOST_IN_GIT else HEADER
 
 
 def read(text: str, where: str) -> SavedPredictions | None:

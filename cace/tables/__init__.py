@@ -1,0 +1,1 @@
+"""Tables of results: their cells, and how they are written."""
