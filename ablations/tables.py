@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
 from cace.system.scratch import remove_recorded
+from cace.tables.text import markdown, percent
 
 CLIP_SOURCES = ("mini", "folder", "ave")
 
@@ -109,7 +108,7 @@ def main() -> None:
     for name, (title, rows) in TABLES.items():
         entries = [entry(row, source, results) for row in rows]
         gathered[name] = entries
-        parts += [f"## {title}", markdown(entries)]
+        parts += [f"## {title}", markdown(map(columns, entries))]
     write_json(Path("metrics/ablations/tables.json"), gathered)
     write_atomically(Path("metrics/ablations/tables.md"), "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
@@ -139,12 +138,6 @@ def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
     return {**start, "test": test, **shared}
 
 
-def markdown(entries: list[dict[str, Any]]) -> str:
-    """The entries as a Markdown table."""
-    table = pd.DataFrame([columns(entry) for entry in entries]).fillna("")
-    return table.to_markdown(index=False, disable_numparse=True)
-
-
 def columns(entry: dict[str, Any]) -> dict[str, str]:
     """An entry as text."""
     shown = {"row": entry["row"], "cell": entry["cell"] or "", "honest": "", "best on test": ""}
@@ -164,11 +157,6 @@ def columns(entry: dict[str, Any]) -> dict[str, str]:
         "visual encoder": f"{visual['name']}, {visual['weights']}"
         + (f", fine-tuned {epochs} epochs" if (epochs := visual.get("finetuned_epochs")) else ""),
     }
-
-
-def percent(mean: float, deviation: float | None) -> str:
-    """Mean and, over several seeds, deviation."""
-    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
 if __name__ == "__main__":

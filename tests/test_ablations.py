@@ -79,7 +79,7 @@ def result(accuracy, deviation=None):
 def test_a_row_shows_both_protocols_beside_the_papers_figure():
     entry = tables.entry(Row("w/ AVCA", "both", 80.3), "mini", {"both": result(0.8125, 0.01)})
     shown = tables.columns(entry)
-    assert (shown["honest"], shown["best on test"]) == ("81.25 ± 1.00", "87.50 ± 1.00")
+    assert (shown["honest"], shown["best on test"]) == ("81.2 ± 1.0", "87.5 ± 1.0")
     assert (shown["paper"], shown["excess"], shown["gradient"]) == ("80.30", "0.0004", "1.2%")
     assert shown["visual encoder"] == "vgg19, imagenet, fine-tuned 2 epochs"
 

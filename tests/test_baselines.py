@@ -10,6 +10,7 @@ from baselines.table_5.rows import ROWS, Row
 from baselines.train import settings
 from cace.settings import LOCALIZERS, load_params
 from cace.system.errors import UserError
+from cace.tables.text import percent
 from tests.project import ROOT
 
 METHODS = sorted(path.stem for path in (ROOT / "baselines/settings").glob("*.yaml"))
@@ -142,7 +143,7 @@ def test_a_row_of_other_sources_names_them():
 
 
 def test_equal_figures_are_rounded_alike():
-    assert rows.percent(0.4625) == rows.percent(0.46250000000000008) == "46.2"
+    assert percent(0.4625) == percent(0.46250000000000008) == "46.2"
 
 
 def test_methods_that_find_no_event_are_named():

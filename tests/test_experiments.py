@@ -93,7 +93,7 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project, tmp_path):
     lines = (project.folder / "metrics/ablations/tables.md").read_text().splitlines()
     (row,) = (line for line in lines if line.startswith("| w/o More Efficient Encoders"))
     cells_of_row = [text.strip() for text in row.split("|")]
-    assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.2f}"]
+    assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.1f}"]
     figure = (project.folder / "data/ablations/figure_5.html").read_text()
     assert [figure.count(f"{mode}: right in") for mode in ("none", "audio", "both")] == [4, 4, 4]
 

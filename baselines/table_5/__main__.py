@@ -11,13 +11,13 @@ from baselines.table_5.rows import (
     anchors,
     columns,
     entry,
-    markdown,
     without_events,
 )
 from cace.report import render
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
+from cace.tables.text import markdown
 
 CELLS = Path("data/baselines/cells")
 METRICS = Path("metrics/baselines")
@@ -45,7 +45,12 @@ def main() -> None:
         )
     trained = {cell["title"]: cell["train"] for cell in cells.values()}
     write_json(METRICS / "table_5.json", {"source": source, "rows": rows})
-    text = [f"# Table 5 on {source}", *about, markdown(rows), "## Reconstructions"]
+    text = [
+        f"# Table 5 on {source}",
+        *about,
+        markdown(columns(row) for row in rows),
+        "## Reconstructions",
+    ]
     text.append("\n".join(f"- {title}: {note}." for title, note in notes.items()))
     write_atomically(METRICS / "table_5.md", "\n\n".join(text) + "\n")
     page = render(

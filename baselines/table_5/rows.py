@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-import pandas as pd
+from cace.tables.text import percent
 
 # Sources that fill a row. On AVE's clips, the features are those of the paper's last row alone.
 ALL = ("mini", "folder", "released", "ave")
@@ -70,12 +70,6 @@ def without_events(rows: list[dict[str, Any]]) -> list[str]:
     return [row["row"] for row in rows if "test" in row and row["test"]["event_recall"] == 0]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    table = pd.DataFrame([columns(row) for row in rows]).fillna("")
-    return table.to_markdown(index=False, disable_numparse=True)
-
-
 def columns(row: dict[str, Any]) -> dict[str, str]:
     """A row as text."""
     if "accuracy" in row:
@@ -96,10 +90,3 @@ def columns(row: dict[str, Any]) -> dict[str, str]:
         "parameters": f"{row['parameters']:,}",
         "kind": "reconstruction" if row["reconstruction"] else "exact",
     }
-
-
-def percent(mean: float, deviation: float | None = None) -> str:
-    """Mean and, over several seeds, deviation."""
-    # The mean of equal figures may differ from them in the last digit, and so be rounded otherwise.
-    shown = f"{round(100 * mean, 6):.1f}"
-    return shown + ("" if deviation is None else f" ± {100 * deviation:.1f}")
