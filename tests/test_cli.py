@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cace import cli
-from cace.cli import main
+from cace.cli import doctor, main
 from cace.data.annotations import AVE_CATEGORIES, Annotations, Row
 from cace.system.files import workspace_root
 from tests import fill
@@ -111,7 +110,7 @@ def test_an_interrupt_ends_in_one_word(monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_doctor", interrupted)
+    monkeypatch.setattr(doctor, "run", interrupted)
     with pytest.raises(SystemExit) as caught:
         main(["doctor"])
     assert caught.value.code == 130
@@ -120,7 +119,8 @@ def test_an_interrupt_ends_in_one_word(monkeypatch, capsys):
 
 def test_a_reader_that_has_enough_is_no_error():
     program = (
-        "from cace import cli; cli._doctor = lambda _: print('x' * 10**6); cli.main(['doctor'])"
+        "from cace.cli import doctor, main; doctor.run = lambda _: print('x' * 10**6);"
+        "main(['doctor'])"
     )
     command = f'{sys.executable} -c "{program}" | true'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -136,7 +136,7 @@ def test_a_folder_that_was_removed_is_named(tmp_path, monkeypatch):
 
 
 def test_a_program_without_output_still_works(monkeypatch):
-    monkeypatch.setattr(cli, "_doctor", lambda _: print("text", flush=True))
+    monkeypatch.setattr(doctor, "run", lambda _: print("text", flush=True))
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     main(["doctor"])
@@ -144,7 +144,7 @@ def test_a_program_without_output_still_works(monkeypatch):
 
 def test_an_error_of_a_file_is_one_line_that_names_it(tmp_path, monkeypatch):
     (tmp_path / "a").touch()
-    monkeypatch.setattr(cli, "_doctor", lambda _: (tmp_path / "a/b").read_text())
+    monkeypatch.setattr(doctor, "run", lambda _: (tmp_path / "a/b").read_text())
     with pytest.raises(SystemExit, match="^error: .*a/b: Not a directory$"):
         main(["doctor"])
 

@@ -17,8 +17,8 @@ from tests.project import ROOT, Project
 
 # Changes no result, so no stage lists it: values of settings are tracked as params.
 PLUMBING = (
-    *("cace/__init__.py", "cace/cli.py", "cace/conventions.py", "cace/paths.py"),
-    *("cace/settings.py", "cace/system", "cace/localizers/__init__.py"),
+    *("cace/__init__.py", "cace/cli", "cace/conventions.py", "cace/paths.py"),
+    *("cace/settings", "cace/system", "cace/localizers/__init__.py"),
     *("stages/__init__.py", "ablations/__init__.py", "baselines/__init__.py"),
 )
 STAGES = {
@@ -147,8 +147,8 @@ def test_nothing_imports_the_stages(folder):
 
 # From the source of the data to the reports: a package imports those before it.
 ORDER = (
-    *("system", "data", "media", "encoders", "features", "extraction", "finetuning"),
-    *("localizers", "evaluation", "training", "tables", "report", "inference", "tools"),
+    *("system", "settings", "data", "media", "encoders", "features", "extraction", "finetuning"),
+    *("localizers", "evaluation", "training", "tables", "report", "inference", "tools", "cli"),
 )
 
 
@@ -181,8 +181,8 @@ EDITS = {
     "cace/system/errors.py": set(),
     "cace/system/workers.py": set(),  # progress
     "cace/system/cluster.py": set(),
-    "cace/cli.py": set(),
-    "cace/settings.py": set(),
+    "cace/cli/__init__.py": set(),
+    "cace/settings/schema.py": set(),
     "cace/tools/doctor.py": set(),
     "cace/inference/templates/video.html": set(),
     "cace/localizers/avel.py": set(),

@@ -1,29 +1,19 @@
-"""Settings: `params.yaml` (those of the paper) and `profiles/<source>.yaml` (those that scale).
+"""The settings: their sections, and the kind and range of each value."""
 
-No key may be in both files; together they make one frozen, checked `Params`. dvc.yaml tracks
-sections of both. A section that no stage tracks is refused: changing it would re-run nothing.
-"""
-
-from collections.abc import Callable
-from datetime import date
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import ErrorDetails
 
 from cace.conventions import SEGMENTS
 from cace.paths import WEIGHTS
-from cace.system.errors import UserError, shown
-from cace.system.files import read_text, read_yaml
 
 Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
@@ -385,176 +375,3 @@ LOCALIZERS = tuple(
     for name, field in Params.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, MethodParams)
 )
-
-# The sections of each file that a stage in dvc.yaml tracks.
-PARAMS_SECTIONS = (
-    *("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate"),
-    *LOCALIZERS,
-)
-PROFILE_SECTIONS = (
-    *("download", "decode", "encoders", "finetune", "extract", "train"),
-    *("ablations", "baselines"),  # ablations/dvc.yaml and baselines/dvc.yaml track them
-)
-
-# Where the work is done changes no result, so no stage tracks it: a change re-runs nothing.
-UNTRACKED_SECTIONS = ("compute",)
-
-
-def load_params(root: Path = Path(), source: Source | None = None) -> Params:
-    """Reads and checks `params.yaml` and the profile of its source, both under `root`.
-
-    source: to use instead of data.source.
-    Raises: UserError naming the file and key, what was expected, and what came.
-    """
-    params = _read(root / "params.yaml", PARAMS_SECTIONS)
-    if source:
-        params["data"] = {"source": source, "path": None, "archive": None}
-    chosen = (params.get("data") or {}).get("source")
-    known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
-    if chosen not in known:
-        raise UserError(
-            f"params.yaml, data.source: expected one of {', '.join(known)}, got {shown(chosen)} "
-            f"(profiles/ has no file of this name)"
-        )
-    profile_file = f"profiles/{chosen}.yaml"
-    profile = _read(root / profile_file, (*PROFILE_SECTIONS, *UNTRACKED_SECTIONS))
-
-    merged: dict[str, Any] = {}
-    for section in dict.fromkeys((*params, *profile)):
-        ours, theirs = params.get(section) or {}, profile.get(section) or {}
-        if twice := sorted(set(ours) & set(theirs), key=str):
-            raise UserError(
-                f"{section}.{twice[0]}: is in params.yaml and in {profile_file}; keep one"
-            )
-        if section not in NOTHING_TO_SET.get(str(chosen), ()):
-            merged[section] = {**theirs, **ours}
-        elif theirs:
-            raise UserError(
-                f"{profile_file}, {section}: expected no settings ({{}}), as source {chosen} has "
-                f"none here, got {shown(theirs)}"
-            )
-        else:
-            merged[section] = None
-
-    def file_of(problem: ErrorDetails) -> str:
-        section, *keys = problem["loc"]
-        in_both = section in PARAMS_SECTIONS and section in PROFILE_SECTIONS
-        if in_both and problem["type"] == "missing":
-            return f"params.yaml or {profile_file}, "
-        ours = bool(keys) and keys[0] in (params.get(str(section)) or {})
-        in_params = ours if in_both else section in PARAMS_SECTIONS
-        return f"{'params.yaml' if in_params else profile_file}, "
-
-    return _checked(Params, merged, file_of)
-
-
-def changed(params: Params, changes: dict[str, dict[str, Any]], where: str) -> Params:
-    """The settings with some of their values replaced, checked again.
-
-    Raises: UserError that names `where` and each wrong key.
-    """
-    merged = params.model_dump(by_alias=True)
-    for section, values in changes.items():
-        merged[section] = {**merged.get(section, {}), **values}
-    return check_section(Params, merged, where)
-
-
-S = TypeVar("S", bound=Section)
-
-
-def check_section(section: type[S], values: object, where: str) -> S:
-    """Settings from elsewhere, such as a checkpoint, checked as those of the files are.
-
-    Raises: UserError that names `where` and each wrong key.
-    """
-    return _checked(section, values, lambda _: f"{where}: ")
-
-
-def check_some(section: type[Section], values: object, where: str) -> None:
-    """Checks some of a section's settings; others may be missing, and no value is converted.
-
-    Raises: UserError as `check_section`.
-    """
-    try:
-        section.model_validate(values, strict=True)
-    except ValidationError as error:
-        wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
-        if wrong:
-            lines = [f"{where}: {_explain(problem)}" for problem in wrong]
-            raise UserError("\n  ".join(lines)) from None
-
-
-def check_method(name: str, settings: dict[str, Any], where: str) -> None:
-    """Checks arguments of a method's constructor, by the names that `Params.method` gives them.
-
-    Raises: UserError as `check_section`.
-    """
-    sections: dict[type[Section], dict[str, Any]] = {}
-    own: type[MethodParams] = Params.model_fields[name].annotation  # type: ignore[assignment]
-    for key, value in settings.items():
-        section: type[Section] = own
-        field = key
-        if name == "cace_net" and key not in own.model_fields:
-            if key.startswith("bece_"):
-                section, field = BeceParams, key.removeprefix("bece_")
-            elif key in LocalizerParams.model_fields:
-                section = LocalizerParams
-            else:
-                section, field = GuidanceParams, "mode" if key == "guidance" else key
-        sections.setdefault(section, {})[field] = value
-    for section, values in sections.items():
-        check_some(section, values, where)
-
-
-def _checked(section: type[S], values: object, place: Callable[[ErrorDetails], str]) -> S:
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        lines = [f"{place(problem)}{_explain(problem)}" for problem in error.errors()]
-        raise UserError("\n  ".join(lines)) from None
-
-
-def _explain(problem: ErrorDetails) -> str:
-    name = ".".join(_key(part) for part in problem["loc"])
-    text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    got = "" if problem["type"] == "missing" else f", got {shown(problem['input'])}"
-    if problem["type"] == "extra_forbidden":
-        text = "no such key"
-    return f"{name}: {text[0].lower()}{text[1:]}{got}"
-
-
-def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: not there; run this in the project's top folder")
-    text = read_text(path)
-    content, as_written = read_yaml(text, path), read_yaml(text, path, as_written=True)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected sections with keys, got {shown(content)}")
-    for section, keys in content.items():
-        if section not in sections:
-            raise UserError(
-                f"{path}, {_key(section)}: no stage tracks this section in this file; expected "
-                f"one of {', '.join(sections)}"
-            )
-        if not isinstance(keys, dict | None):
-            raise UserError(f"{path}, {section}: expected keys with values, got {shown(keys)}")
-        for key in _names(section) & set(keys := keys or {}):
-            if isinstance(keys[key], int | float | date):
-                keys[key] = as_written[section].get(key, keys[key])
-    return content
-
-
-def _key(name: object) -> str:
-    """A key in a message, unquoted; keys of users may contain anything."""
-    return shown(name).strip("'")
-
-
-def _names(section: str) -> set[str]:
-    """The keys of a section whose value is a path or a name.
-
-    YAML reads the folder 2024 as a number, 12:30 as 750 and no as False; they are text here.
-    """
-    annotation = Params.model_fields[section].annotation
-    model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
-    fields = model.model_fields.items() if issubclass(model, Section) else ()
-    return {name for name, field in fields if field.annotation in (str, Path | None)}
