@@ -15,7 +15,7 @@ def add(commands: arguments.Commands, _: Path) -> None:
         "compare",
         help="tell whether a run is better than another, and with what certainty",
         description="Compares the predictions of runs on the same test clips: the differences of "
-        "accuracy, category accuracy, event F1 and background recall, each with a 95%% interval "
+        "accuracy, category accuracy, event F1 and background recall, each with a 95 % interval "
         "and a p-value, and a verdict in words; kinds of errors, settings that differ, categories, "
         f"and the clips that changed most. Reads {paths.SAVED_PREDICTIONS} from git, or the "
         "complete table from DVC's cache; the workspace is not changed.",

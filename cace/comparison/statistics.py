@@ -1,9 +1,10 @@
 """The difference of two runs on the same clips, with its interval and its p-value.
 
-Pairs of clips are resampled, each with all its seeds: this shows what other clips might give. Two
-to five seeds are too few to be resampled too: such intervals are too narrow. Instead, what seeds
-differ beyond what their clips explain widens the interval, with Student's t. With one seed a run
-this is unknown, and the result holds for these trained models.
+Clips are resampled, each in both runs and with all its seeds: this shows what other clips might
+give. Two to five seeds are too few to be resampled too: in simulations with three, such intervals
+contained the truth in 74 to 94 % of cases instead of 95 %. Instead, what seeds differ beyond what
+their clips explain widens the interval, with Student's t: 93 to 97 %. With one seed a run this is
+unknown, and the result holds for these trained models.
 """
 
 import math
@@ -12,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import fdtri, ndtr, ndtri, stdtr, stdtrit
 
 from cace.comparison.measures import Shares
 from cace.conventions import CONFIDENCE, RESAMPLES
 
 ALPHA = 1 - CONFIDENCE
 AT_ONCE = 1_000  # resamples in memory
+DIFFER = 0.25  # p-value of an F test below which seeds count as different
 DIGITS = 12  # of differences: a mean over three seeds is not exact
 
 
@@ -61,9 +63,10 @@ class _Spread(NamedTuple):
     degrees: float  # of freedom, of the sum of both; infinite if seeds add nothing
 
     @property
-    def ratio(self) -> float:
-        """Of the standard error to the one by clips alone."""
-        return math.sqrt(1 + self.seeds / self.clips) if self.seeds else 1.0
+    def quantile(self) -> float:
+        """Standard errors from the middle of an interval to its ends."""
+        below = stdtrit(self.degrees, ALPHA / 2) if self.seeds else ndtri(ALPHA / 2)
+        return -float(below)
 
 
 def compare(a: Shares, b: Shares, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
@@ -117,15 +120,15 @@ def _spread(
     """
     clips, degrees = len(gain), len(a) + len(b) - 2
     by_clips = float(gain.var(ddof=1)) / clips if np.ptp(gain) else 0.0
-    if not (degrees and by_clips):
+    if not degrees:
         return _Spread(by_clips, 0.0, math.inf)
     between = sum(y.mean(axis=1).var() * len(y) for y in (a, b)) / degrees
     rest = [y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean() for y in (a, b)]
     within = sum((part**2).sum() for part in rest) / (degrees * (clips - 1)) / clips
     share = 1 / len(a) + 1 / len(b)
-    seeds = float(max(0.0, between - within) * share)
-    if not seeds:
+    if between <= within * fdtri(degrees, degrees * (clips - 1), 1 - DIFFER):
         return _Spread(by_clips, 0.0, math.inf)
+    seeds = float((between - within) * share)
     return _Spread(by_clips, seeds, float(degrees * ((by_clips + seeds) / (between * share)) ** 2))
 
 
@@ -146,10 +149,12 @@ def _interval(
         batch=AT_ONCE,
         rng=seed,
     ).confidence_interval
-    wider = spread.ratio
-    if spread.seeds:
-        wider *= stdtrit(spread.degrees, ALPHA / 2) / ndtri(ALPHA / 2)
-    return mean + wider * (float(low) - mean), mean + wider * (float(high) - mean)
+    normal, student = -ndtri(ALPHA / 2), spread.quantile
+    by_seeds = normal * math.sqrt(spread.seeds)
+    below, above = (
+        student / normal * math.hypot(end - mean, by_seeds) for end in (float(low), float(high))
+    )
+    return mean - below, mean + above
 
 
 def _p_value(gain: Float[np.ndarray, " N"], spread: _Spread, resamples: int, seed: int) -> float:
@@ -166,11 +171,11 @@ def _p_value(gain: Float[np.ndarray, " N"], spread: _Spread, resamples: int, see
     ).pvalue
     if not spread.seeds:
         return float(p)
-    return float(2 * stdtr(spread.degrees, ndtri(p / 2) / spread.ratio))
+    by_swaps = float((gain**2).mean()) / len(gain)  # variance of the mean, if runs are equal
+    return float(2 * stdtr(spread.degrees, ndtri(p / 2) / math.sqrt(1 + spread.seeds / by_swaps)))
 
 
 def _needed(difference: float, clips: int, spread: _Spread) -> int | None:
     """Clips with which the interval of a difference of this size would just exclude 0."""
-    quantile = stdtrit(spread.degrees, ALPHA / 2) if spread.seeds else ndtri(ALPHA / 2)
-    room = (difference / quantile) ** 2 - spread.seeds
+    room = (difference / spread.quantile) ** 2 - spread.seeds
     return math.ceil(clips * spread.clips / room) if room > 0 else None
