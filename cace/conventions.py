@@ -17,3 +17,7 @@ DEADLINE_SECONDS = 120.0  # a clip that takes longer to decode is refused
 THRESHOLD = 0.5  # θ of section 3.5: an event is a segment above it
 
 SCORED_CLIPS = 64  # clips scored at once; the scores do not depend on it
+
+# Of the intervals of test scores, which other clips of the same kind might have given.
+CONFIDENCE = 0.95
+RESAMPLES = 10_000

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from cace.conventions import THRESHOLD
+from cace.conventions import CONFIDENCE, RESAMPLES, THRESHOLD
 from cace.evaluation import prediction_files
 from cace.evaluation.accuracy import accuracy
 from cace.evaluation.analysis import Analysis, analyse
@@ -22,9 +22,6 @@ from cace.features.store import FeatureStore
 from cace.localizers import localizer_class
 from cace.localizers.parts.protocol import Localizer
 from cace.system.errors import UserError
-
-CONFIDENCE = 0.95  # of the interval of the test accuracy
-RESAMPLES = 10_000
 
 
 class Run(NamedTuple):

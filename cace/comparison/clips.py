@@ -1,0 +1,69 @@
+"""The clips on which runs are compared: the same ones, with the same labels, in one order."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cace.comparison.sources import Run
+from cace.evaluation.prediction_files import SavedPredictions
+from cace.system.errors import UserError
+
+
+class _Clip(NamedTuple):
+    id: str
+    row: int
+
+
+def on_same_clips(runs: Sequence[Run], common: bool) -> tuple[list[Run], str | None]:
+    """The runs with their clips in the order of the first and with the same categories.
+
+    Clips are the same by id and row. The text says on which clips, if they are not all.
+
+    common: compare on the clips that all have with equal labels.
+    Raises: UserError if the runs differ in clips or labels, and not `common`; or none is common.
+    """
+    truths = [_truth(run.saved) for run in runs]
+    first = truths[0]
+    shared = [clip for clip in first if all(clip in truth for truth in truths)]
+    equal = [clip for clip in shared if all(truth[clip] == first[clip] for truth in truths)]
+    remark = None
+    if any(len(truth) != len(equal) for truth in truths):
+        counts = ", ".join(
+            f"{run.name} has {len(truth)} clips" for run, truth in zip(runs, truths, strict=True)
+        )
+        found = f"{counts}; {len(shared)} are in all, {len(equal)} of them with the same labels"
+        if not equal:
+            raise UserError(f"the test data differ: {found}: nothing to compare on")
+        if not common:
+            raise UserError(
+                f"the test data differ: {found}. Compare on these {len(equal)} with --common"
+            )
+        remark = f"Compared on {len(equal)} common clips: {found}."
+    names = tuple(sorted({name for run in runs for name in run.saved.categories}))
+    return [run._replace(saved=_taken(run.saved, equal, names)) for run in runs], remark
+
+
+def _truth(saved: SavedPredictions) -> dict[_Clip, tuple[str, ...]]:
+    names = (*saved.categories, "")  # background
+    clips = map(_Clip, saved.ids, saved.rows)
+    return {
+        clip: tuple(names[label] for label in labels)
+        for clip, labels in zip(clips, saved.actual.tolist(), strict=True)
+    }
+
+
+def _taken(
+    saved: SavedPredictions, clips: Sequence[_Clip], names: tuple[str, ...]
+) -> SavedPredictions:
+    place = {clip: k for k, clip in enumerate(map(_Clip, saved.ids, saved.rows))}
+    rows = np.array([place[clip] for clip in clips])
+    number = np.array([*(names.index(name) for name in saved.categories), len(names)])
+    return SavedPredictions(
+        names,
+        tuple(clip.id for clip in clips),
+        tuple(clip.row for clip in clips),
+        number[saved.actual[rows]],
+        {seed: number[labels[rows]] for seed, labels in saved.labels.items()},
+        {seed: number[labels[rows]] for seed, labels in saved.clip_category.items()},
+    )

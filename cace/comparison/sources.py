@@ -1,0 +1,288 @@
+"""Runs by their names on the command line: their predictions on test, and their settings.
+
+Everything is read from git, from the files of the project, or from DVC's cache; nothing is written.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cace import paths
+from cace.comparison.segment_tables import read_segment_table
+from cace.evaluation import prediction_files
+from cace.evaluation.prediction_files import SavedPredictions
+from cace.settings import LOCALIZERS
+from cace.system.errors import UserError, shown
+from cace.system.files import read_text, read_yaml
+
+WORKSPACE = "workspace"
+TABLES = ("ablations", "baselines")
+CACHED = paths.PREDICTIONS / "predictions.csv"
+CACHED_BEFORE = paths.PREDICTIONS / "test.csv"  # of commits without metrics/predictions.csv
+NOT_OF_A_RESULT = ("ablations", "baselines", "compute")  # sections of settings
+
+
+class Run(NamedTuple):
+    """What is compared."""
+
+    name: str  # as it was given
+    commit: str | None  # None for files
+    saved: SavedPredictions
+    settings: dict[str, Any] | None  # by names such as `bece.lambda`; None of a CSV file
+
+
+class _Place(NamedTuple):
+    """The project at a commit, or its files as they are."""
+
+    name: str
+    top: Path
+    commit: str | None  # None: the files
+
+    def __str__(self) -> str:
+        return self.name if self.commit in (None, self.name) else f"{self.name} ({self.short})"
+
+    @property
+    def short(self) -> str:
+        return (self.commit or "")[:7]
+
+    def text(self, path: Path) -> str | None:
+        """A file's text; None if it is not there."""
+        if self.commit is None:
+            return read_text(self.top / path) if (self.top / path).is_file() else None
+        done = _git(self.top, "show", f"{self.commit}:./{path.as_posix()}")
+        return done.stdout if done.returncode == 0 else None
+
+    def yaml(self, path: Path) -> dict[str, Any] | None:
+        """A file of settings; None if it is not there."""
+        text = self.text(path)
+        value = None if text is None else read_yaml(text, Path(f"{self}: {path}"))
+        return value if isinstance(value, dict) else None
+
+
+def find(name: str, top: Path | None) -> Run:
+    """The run of a name: `workspace`, a branch, tag or commit, an experiment, a CSV file, a cell.
+
+    A cell is `ablations/CELL` or `baselines/METHOD`, also at a revision: `REVISION:baselines/css`.
+
+    top: the project's top folder; without one, only CSV files can be read.
+    Raises: UserError if there is no such run, or no predictions of it.
+    """
+    if name.endswith(".csv"):
+        return _of_file(name)
+    if top is None:
+        raise UserError(
+            f"{shown(name)}: revisions and cells belong to a project: run this in a folder with "
+            f"params.yaml and dvc.yaml, or below it, or name predictions as FILE.csv"
+        )
+    revision, colon, cell = name.rpartition(":")
+    table, _, cell_name = cell.partition("/")
+    if colon:
+        if table not in TABLES or not cell_name:
+            raise UserError(
+                f"{shown(name)}: expected REVISION:ablations/CELL or REVISION:baselines/METHOD"
+            )
+        return _of_cell(name, _place(revision, top), table, cell_name)
+    files = _Place(WORKSPACE, top, None)
+    if table in TABLES and (top / _cell_file(table, cell_name)).is_file():
+        return _of_cell(name, files, table, cell_name)
+    place = _place(name, top)
+    return Run(name, place.commit, _predictions(place), _settings(place))
+
+
+def _of_file(name: str) -> Run:
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"{name}: not there; expected a file of predictions")
+    saved = _read(read_text(path), name)
+    if saved is None:
+        raise UserError(f"{name}: contains only a header; use the complete table, {CACHED}")
+    return Run(name, None, saved, None)
+
+
+def _read(text: str, where: str) -> SavedPredictions | None:
+    """Predictions of either form; None if there are none."""
+    if text.split("\n", 1)[0].startswith("seed,id,segment,"):
+        return read_segment_table(text, where)
+    return prediction_files.read(text, where)
+
+
+def _place(name: str, top: Path) -> _Place:
+    if name == WORKSPACE:
+        return _Place(name, top, None)
+    if _git(top, "rev-parse", "--git-dir").returncode:
+        raise UserError(f"{shown(name)}: this project is not in a git repository: no revisions")
+    for revision in (name, *_experiments(name, top)):
+        if not name or name.startswith("-"):
+            break
+        done = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        if done.returncode == 0:
+            return _Place(name, top, done.stdout.strip())
+    tables = " or ".join(f"{table}/NAME" for table in TABLES)
+    raise UserError(
+        f"{shown(name)}: expected a branch, tag, commit, experiment (`dvc exp show` lists them), "
+        f"{WORKSPACE}, a file FILE.csv, or a cell of a table ({tables}) that has predictions"
+    )
+
+
+def _experiments(name: str, top: Path) -> list[str]:
+    """Git references of the experiment; of several with this name, that on the current commit.
+
+    Raises: UserError if none of several is on it.
+    """
+    listing = _git(top, "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    # refs/exps/<2 digits>/<38 digits of the commit it started from>/<name>
+    parts = {ref: ref.split("/") for ref in listing}
+    found = {r: p[2] + p[3] for r, p in parts.items() if len(p) == 5 and p[4] == name}
+    if len(found) < 2:
+        return list(found)
+    head = _git(top, "rev-parse", "HEAD").stdout.strip()
+    if here := [ref for ref, base in found.items() if base == head]:
+        return here
+    commits = ", ".join(_git(top, "rev-parse", "--short", ref).stdout.strip() for ref in found)
+    raise UserError(
+        f"{shown(name)}: {len(found)} experiments have this name; name one of {commits}"
+    )
+
+
+def _predictions(place: _Place) -> SavedPredictions:
+    where = f"{place}: {paths.SAVED_PREDICTIONS}"
+    text = place.text(paths.SAVED_PREDICTIONS)
+    if text is not None and (saved := _read(text, where)) is not None:
+        return saved
+    cached = CACHED if text is not None else CACHED_BEFORE
+    if text is None and not _lists(place, paths.PREDICTIONS):
+        raise UserError(
+            f"{where}: not there; run `dvc repro evaluate` {_there(place)}and keep the file in git"
+        )
+    found = _from_cache(place, cached)
+    saved = None if found is None else _read(found, f"{place}: {cached}")
+    if saved is None:
+        why = "is too large for git" if text is not None else "is not there, as in older commits"
+        raise UserError(
+            f"{where} {why}, and {cached} is not in DVC's cache; run "
+            f"`dvc pull {paths.PREDICTIONS}` {_there(place)}to bring it, or `dvc repro evaluate` "
+            f"to make it"
+        )
+    return saved
+
+
+def _there(place: _Place) -> str:
+    return "" if place.commit is None else f"at that commit (`git checkout {place.short}`) "
+
+
+def _lists(place: _Place, out: Path) -> bool:
+    """Whether dvc.lock contains the output of a stage."""
+    lock = place.yaml(Path("dvc.lock")) or {}
+    stages = lock.get("stages") or {}
+    return any(
+        entry.get("path") == out.as_posix()
+        for stage in stages.values()
+        for entry in stage.get("outs", ())
+    )
+
+
+def _from_cache(place: _Place, path: Path) -> str | None:
+    """The text of a file that DVC has stored, also from a remote; None if it has not."""
+    if place.commit is None and (place.top / path).is_file():
+        return read_text(place.top / path)
+    import dvc.api  # takes a second to import
+    from dvc.exceptions import DvcException
+
+    try:
+        with dvc.api.open(
+            path.as_posix(), repo=str(place.top), rev=place.commit, encoding="utf-8"
+        ) as file:
+            return str(file.read())
+    except (DvcException, OSError):
+        return None
+
+
+def _of_cell(name: str, place: _Place, table: str, cell: str) -> Run:
+    file = _cell_file(table, cell)
+    where = f"{place}: {file}"
+    again = f"`dvc repro {table}/dvc.yaml:train@{cell}`"
+    text = place.text(file)
+    if text is None:
+        raise UserError(f"{where}: not there; run {again} {_there(place)}to make it")
+    saved = _read(text, where)
+    complete = place.top / "data" / table / "cells" / cell / "predictions.csv"
+    if saved is None and place.commit is None and complete.is_file():
+        saved = _read(read_text(complete), str(complete))
+    if saved is None:
+        raise UserError(
+            f"{where}: contains only a header, as the table is too large for git or the cell was "
+            f"not run, and the complete table of a cell is not stored; run {again} "
+            f"{_there(place)}to make it"
+        )
+    return Run(name, place.commit, saved, _settings(place, table, cell))
+
+
+def _cell_file(table: str, cell: str) -> Path:
+    return paths.METRICS / table / "predictions" / f"{cell}.csv"
+
+
+def _settings(place: _Place, table: str | None = None, cell: str = "") -> dict[str, Any] | None:
+    """params.yaml and the profile in force, with the changes of a cell; None without params.yaml.
+
+    Sections of methods that are not selected, and those that shape no result, are left out.
+    """
+    params = place.yaml(Path("params.yaml"))
+    if params is None:
+        return None
+    source = (params.get("data") or {}).get("source")
+    profile = place.yaml(Path(f"profiles/{source}.yaml")) or {}
+    settings = _merged(params, profile)
+    if table is not None:
+        for changes in _changes(place, table, cell, profile.get(table) or {}):
+            settings = _merged(settings, changes)
+    selected = (settings.get("localizer") or {}).get("name")
+    left_out = {*NOT_OF_A_RESULT, *LOCALIZERS} - {selected}
+    return _flat({name: value for name, value in settings.items() if name not in left_out})
+
+
+def _changes(
+    place: _Place, table: str, cell: str, of_table: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the settings of a cell change, in this order. of_table: the profile's section."""
+    if table == "ablations":
+        file = place.yaml(Path("ablations/params.yaml")) or {}
+        own = (file.get("cells") or {}).get(cell) or {}
+        return [{"train": dict(of_table)}, file.get("base") or {}, own]
+    published = place.yaml(Path(f"baselines/settings/{cell}.yaml")) or {}
+    few_clips = published.pop("few_clips", None) or {}
+    train = {"seeds": of_table.get("seeds"), **(few_clips if of_table.get("few_clips") else {})}
+    return [published, {"train": train}]
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for name, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Values by names as DVC writes them, such as `bece.lambda`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[f"{before}{name}"] = value
+    return flat
+
+
+def _git(top: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ("git", *arguments),
+            cwd=top,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UserError("git: not found; install it to compare revisions") from None
