@@ -104,6 +104,16 @@ def test_all_plots_are_drawn_without_a_network(project, visit):
     visit.complaints[:] = [text for text in visit.complaints if not re.search(remarks, text)]
 
 
+def test_the_result_of_a_run_in_one_sentence_has_the_figures_of_its_metrics(project):
+    test = project.json("metrics/eval.json")["test"]
+    figures = (f"{100 * test[name]:.1f}" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    accuracy, low, high = figures
+    assert project.run("cace", "compare", "workspace").strip() == (
+        f"On the 5 test clips of mini, cace_net labels {accuracy} % of the segments right (one "
+        f"seed; epoch chosen on val; 95 % bootstrap interval over clips {low} to {high} %)."
+    )
+
+
 def test_all_plots_become_pictures(project, tmp_path):
     project.run("cace", "plots", "--png", str(tmp_path), "--base", "main")
     names = {path.stem for path in tmp_path.rglob("*.png") if Image.open(path).width > 100}
