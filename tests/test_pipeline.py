@@ -96,7 +96,7 @@ def test_all_plots_are_drawn_without_a_network(project, visit):
     project.run("dvc", "plots", "show")
     page = visit(project.folder / "dvc_plots/index.html")
     page.wait_for_function("document.querySelectorAll('svg.marks').length === 6")
-    for name in ("Accuracy on val", "Accuracy on test", "recall at 5", "per_category", "confusion"):
+    for name in ("Accuracy on val", "Accuracy on test", "recall at 5", "Recall of", "Confusion"):
         assert name in page.content()
     assert "Of the segments with a certainty" in page.content()
     # What is left are remarks of the plotting library about DVC's specifications.
