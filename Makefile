@@ -4,12 +4,19 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Idle OpenMP threads sleep: spinning makes a shared machine several times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: repro plots pictures test test-ray test-slow bench lint clean
+.PHONY: repro plots pictures compare test test-ray test-slow bench lint clean
 repro: .venv/.installed .dvc/offline.html  ## the main job: from video files to metrics
 	dvc repro
 
 plots: .dvc/offline.html  ## all plots in one page, dvc_plots/index.html
 	dvc plots show
+
+BASE ?= main
+compare: .venv/.installed  ## of two commits: BASE=main against the workspace, into comparison/
+	rm -rf comparison
+	cace compare $(BASE) workspace --out comparison --format markdown
+	cace plots --png comparison/plots --base $(BASE)
+	(cat comparison/compare.md; cd comparison; find plots -name '*.png' | sort | sed 's/.*/\n![](.\/&)/') > comparison/comment.md
 
 pictures: .venv/.installed  ## those of the README, from the last run
 	python -m docs.pictures

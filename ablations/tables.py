@@ -8,6 +8,7 @@ from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
 from cace.system.scratch import remove_recorded
+from cace.tables.marks import marks
 from cace.tables.text import markdown, percent
 
 CLIP_SOURCES = ("mini", "folder", "ave")
@@ -107,6 +108,7 @@ def main() -> None:
     parts = [f"# Ablations on {source}", ABOUT]
     for name, (title, rows) in TABLES.items():
         entries = [entry(row, source, results) for row in rows]
+        add_marks(entries, cells)
         gathered[name] = entries
         parts += [f"## {title}", markdown(map(columns, entries))]
     write_json(Path("metrics/ablations/tables.json"), gathered)
@@ -115,12 +117,12 @@ def main() -> None:
 
 
 ABOUT = """\
-Segment accuracy on test, percent. Honest: the epoch chosen on val, mean ± deviation over seeds.
-Best on test: the epoch chosen on test, mean ± deviation over seeds. Paper: on AVE, one seed, the \
-epoch
-chosen on test. Excess: of the contrast over its lowest possible value, after the last epoch; \
-gradient: its share of
-the gradient's norm there."""
+Segment accuracy on test, percent. Honest: the epoch chosen on val, mean ± deviation over seeds. \
+Against the first row: the difference in points, with a 95 % interval from paired clips, and \
+whether it is better, worse, or cannot be told. Best on test: the epoch chosen on test, mean ± \
+deviation over seeds. Paper: on AVE, one seed, the epoch chosen on test. Excess: of the contrast \
+over its lowest possible value, after the last epoch; gradient: its share of the gradient's norm \
+there."""
 
 
 def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +140,19 @@ def entry(row: Row, source: str, results: dict[str, Any]) -> dict[str, Any]:
     return {**start, "test": test, **shared}
 
 
+def add_marks(entries: list[dict[str, Any]], cells: Path) -> None:
+    """Adds to each entry how it differs from the first one that was run, the reference."""
+    ran = [entry for entry in entries if "test" in entry]
+    found = marks(cells, ran[0]["cell"], [entry["cell"] for entry in ran[1:]]) if ran else {}
+    for entry in ran[1:]:
+        if entry["cell"] in found:
+            entry["against_first"] = found[entry["cell"]]
+
+
 def columns(entry: dict[str, Any]) -> dict[str, str]:
     """An entry as text."""
-    shown = {"row": entry["row"], "cell": entry["cell"] or "", "honest": "", "best on test": ""}
+    first = ("honest", "against the first row", "best on test")
+    shown = {"row": entry["row"], "cell": entry["cell"] or "", **dict.fromkeys(first, "")}
     paper = "" if entry["paper"] is None else f"{entry['paper']:.2f}"
     if "not_run" in entry:
         return {**shown, "honest": f"not run: {entry['not_run']}", "paper": paper}
@@ -150,6 +162,7 @@ def columns(entry: dict[str, Any]) -> dict[str, str]:
     return {
         **shown,
         "honest": percent(test["accuracy"], test["accuracy_std"]),
+        "against the first row": entry.get("against_first", {}).get("shown", ""),
         "best on test": percent(best_on_test["mean"], best_on_test["std"]),
         "paper": paper,
         "excess": "" if off else f"{contrast['excess']:.4f}",

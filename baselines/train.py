@@ -52,7 +52,7 @@ def settings(method: str) -> Params:
     published: dict[str, Any] = read_yaml(read_text(file), file)
     few_clips = published.pop("few_clips")
     params = load_params()
-    published["train"]["seeds"] = params.baselines.seeds
+    published["train"] |= {"seeds": params.baselines.seeds, "narrower": 1}
     if params.baselines.few_clips:
         published["train"] |= few_clips
     return changed(params, published, where=str(file))

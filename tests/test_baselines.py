@@ -109,13 +109,17 @@ def cell(accuracy, low=0.75, reconstruction=""):
     }
 
 
+MARKS = {"psp": {"difference": 0.01, "shown": "in words"}}
+
+
 def test_a_row_shows_both_protocols_and_what_they_leave_out():
-    entry = rows.entry(Row("PSP", "psp", 77.8), "mini", {"psp": cell(0.8125)})
+    entry = rows.entry(Row("PSP", "psp", 77.8), "mini", {"psp": cell(0.8125)}, MARKS)
     assert rows.columns(entry) == {
         "row": "PSP",
         "paper": "77.8",
         "honest": "81.2 ± 1.0",
         "interval": "75.0 to 90.0",
+        "against CACE-Net": "in words",
         "best on test": "87.5 ± 2.0",
         "category": "95.0",
         "background recall": "50.0",
@@ -126,7 +130,7 @@ def test_a_row_shows_both_protocols_and_what_they_leave_out():
 
 
 def test_a_reconstruction_is_called_one():
-    entry = rows.entry(Row("DAM", "dam", 74.5), "mini", {"dam": cell(0.8, None, "all free")})
+    entry = rows.entry(Row("DAM", "dam", 74.5), "mini", {"dam": cell(0.8, None, "all free")}, {})
     shown = rows.columns(entry)
     assert (shown["kind"], shown["interval"]) == ("reconstruction", "")
 
@@ -138,7 +142,7 @@ def test_the_anchors_need_no_training():
 
 
 def test_a_row_of_other_sources_names_them():
-    shown = rows.columns(rows.entry(ROWS[-1], "released", {}))
+    shown = rows.columns(rows.entry(ROWS[-1], "released", {}, {}))
     assert shown["honest"] == "not run: runs with data.source ave"
 
 

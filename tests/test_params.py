@@ -220,10 +220,25 @@ def test_the_settings_of_a_method_are_the_arguments_of_its_constructor(settings)
 
 
 def test_the_defaults_of_a_method_are_those_of_params_yaml(settings):
+    settings("train.narrower=1", file="profiles/mini.yaml")
     for name in LOCALIZERS:
         params = load_params(settings(f"localizer.name={name}"))
         arguments = inspect.signature(localizer_class(name)).parameters
         assert params.method == {key: arguments[key].default for key in params.method}, name
+
+
+@pytest.mark.parametrize(
+    ("narrower", "width", "expected"), [(1, 512, 512), (2, 512, 256), (3, 512, 168), (8, 8, 8)]
+)
+def test_a_small_data_set_can_have_a_narrower_localizer(settings, narrower, width, expected):
+    settings(f"train.narrower={narrower}", file="profiles/mini.yaml")
+    params = load_params(settings(f"cace_net.width={width}"))
+    assert params.method["width"] == params.of_training()["settings"]["width"] == expected
+
+
+def test_only_mini_has_a_narrower_localizer(settings):
+    for source, expected in (("mini", 256), ("ave", 512), ("folder", 512), ("released", 512)):
+        assert load_params(settings(f"data.source={source}")).method["width"] == expected
 
 
 def test_a_setting_of_cace_net_has_the_name_of_its_section(settings):

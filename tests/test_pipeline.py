@@ -95,12 +95,32 @@ def test_all_plots_are_drawn_without_a_network(project, visit):
     project.run("cace", "plots")
     project.run("dvc", "plots", "show")
     page = visit(project.folder / "dvc_plots/index.html")
-    page.wait_for_function("document.querySelectorAll('svg.marks').length === 5")
-    for name in ("Accuracy on val", "Accuracy on test", "recall at 5", "per_category", "confusion"):
+    page.wait_for_function("document.querySelectorAll('svg.marks').length === 6")
+    for name in ("Accuracy on val", "Accuracy on test", "recall at 5", "Recall of", "Confusion"):
         assert name in page.content()
+    assert "Of the segments with a certainty" in page.content()
     # What is left are remarks of the plotting library about DVC's specifications.
     remarks = "uses Vega v5, but current version|WARN "
     visit.complaints[:] = [text for text in visit.complaints if not re.search(remarks, text)]
+
+
+def test_the_result_of_a_run_in_one_sentence_has_the_figures_of_its_metrics(project):
+    test = project.json("metrics/eval.json")["test"]
+    figures = (f"{100 * test[name]:.1f}" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    accuracy, low, high = figures
+    assert project.run("cace", "compare", "workspace").strip() == (
+        f"On the 5 test clips of mini, cace_net labels {accuracy} % of the segments right (one "
+        f"seed; epoch chosen on val; 95 % bootstrap interval over clips {low} to {high} %)."
+    )
+
+
+def test_all_plots_become_pictures(project, tmp_path):
+    project.run("cace", "plots", "--png", str(tmp_path), "--base", "main")
+    names = {path.stem for path in tmp_path.rglob("*.png") if Image.open(path).width > 100}
+    assert names == {"finetune", "seed-0", "per_category", "confusion", "reliability"}
+    assert "nobody" in project.run(
+        "cace", "plots", "--png", str(tmp_path), "--base", "nobody", fails=True
+    )
 
 
 def test_the_page_of_the_run_opens_without_a_network_and_shows_clips(project, visit):

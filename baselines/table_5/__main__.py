@@ -7,6 +7,7 @@ from baselines.table_5.rows import (
     ABOUT,
     FEW_CLIPS,
     NO_EVIDENCE,
+    REFERENCE,
     ROWS,
     anchors,
     columns,
@@ -17,6 +18,7 @@ from cace.report import render
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
+from cace.tables.marks import marks
 from cace.tables.text import markdown
 
 CELLS = Path("data/baselines/cells")
@@ -31,7 +33,8 @@ def main() -> None:
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(expect_file(CELLS, made_by="baselines/dvc.yaml").glob("*/scores.json"))
     }
-    rows = [*anchors(cells), *(entry(row, source, cells) for row in ROWS)]
+    marked = marks(CELLS, REFERENCE, cells)
+    rows = [*anchors(cells), *(entry(row, source, cells, marked) for row in ROWS)]
     notes = {cell["title"]: text for cell in cells.values() if (text := cell["reconstruction"])}
     about = [ABOUT]
     if params.baselines.few_clips:

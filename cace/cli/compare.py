@@ -25,7 +25,12 @@ def add(commands: arguments.Commands, _: Path) -> None:
         "main:baselines/METHOD.",
     )
     parser.add_argument("a", metavar="A", help="the run that the others are compared with")
-    parser.add_argument("others", nargs="+", metavar="B", help="another run")
+    parser.add_argument(
+        "others",
+        nargs="*",
+        metavar="B",
+        help="another run; without one, the result of A in one sentence",
+    )
     parser.add_argument(
         "--common",
         action="store_true",
@@ -50,11 +55,17 @@ def run(options: argparse.Namespace) -> None:
     """Prints the comparison, and writes it with --out."""
     from cace.comparison import reports
     from cace.comparison.results import compare_runs
+    from cace.comparison.sentence import sentence
     from cace.comparison.sources import find
 
     names = [options.a, *options.others]
     if repeated := sorted({name for name in options.others if options.others.count(name) > 1}):
         raise UserError(f"name each run once, got several times: {', '.join(repeated)}")
+    if not options.others:
+        if options.common or options.out or options.format != "text":
+            raise UserError("--common, --format and --out need a second run to compare with")
+        print(printable(sentence(find(options.a, paths.project_top()))))
+        return
     if options.out:
         expect_writable(options.out)
     top = paths.project_top()

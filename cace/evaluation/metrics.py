@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cace.conventions import CONFIDENCE, RESAMPLES
 from cace.evaluation.accuracy import accuracy, category_accuracy, clip_categories, count, f1
 
 
@@ -98,6 +99,27 @@ def by_length(
             name = f"{low}" if low == high else f"{low}_to_{high}"
             found[name] = {"accuracy": float(right[here].mean()), "clips": count(here)}
     return found
+
+
+def interval(per_clip: Float[np.ndarray, " N"]) -> tuple[float, float] | tuple[None, None]:
+    """Bootstrap interval of a mean over clips: what other clips of this kind might have given.
+
+    None for a single clip, which gives no information about others.
+    """
+    if len(per_clip) < 2:
+        return None, None
+    from scipy.stats import bootstrap  # slow to import; only an interval needs it
+
+    resampled = bootstrap(
+        (per_clip,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=0,
+    )
+    low, high = resampled.confidence_interval
+    return float(low), float(high)
 
 
 def always_background(labels: Int[np.ndarray, "N T"], background: int) -> float:

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 
-from cace.conventions import CONFIDENCE, RESAMPLES, THRESHOLD
+from cace.conventions import THRESHOLD
 from cace.evaluation import prediction_files
 from cace.evaluation.accuracy import accuracy
 from cace.evaluation.analysis import Analysis, analyse
-from cace.evaluation.metrics import Scores, always_background, never_background, score
+from cace.evaluation.metrics import Scores, always_background, interval, never_background, score
 from cace.evaluation.predict import Predictions, load_for, predict
 from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
@@ -139,7 +138,8 @@ def summary(test: Split, runs: dict[int, Run]) -> dict[str, Any]:
     for name in Scores._fields:
         values = [getattr(run.honest, name) for run in runs.values()]
         metrics[name], metrics[f"{name}_std"] = _mean_and_deviation(values)
-    low, high = _interval(test, runs)
+    right = [run.predictions.labels == test.labels for run in runs.values()]
+    low, high = interval(np.mean(right, axis=(0, 2)))
     best_on_test = [run.best_on_test for run in runs.values()]
     mean, deviation = _mean_and_deviation(best_on_test)
     return {
@@ -161,29 +161,6 @@ def summary(test: Split, runs: dict[int, Run]) -> dict[str, Any]:
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _interval(test: Split, runs: dict[int, Run]) -> tuple[float, float] | tuple[None, None]:
-    """Bootstrap interval of the test accuracy: what other clips of this kind might have given.
-
-    None for a single clip, which gives no information about others.
-    """
-    if len(test) < 2:
-        return None, None
-    from scipy.stats import bootstrap  # slow to import; only an interval needs it
-
-    right = [run.predictions.labels == test.labels for run in runs.values()]
-    per_clip: Float[np.ndarray, " N"] = np.mean(right, axis=(0, 2))
-    resampled = bootstrap(
-        (per_clip,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=0,
-    )
-    low, high = resampled.confidence_interval
-    return float(low), float(high)
 
 
 def prediction_table(split: Split, seed: int, predictions: Predictions) -> pd.DataFrame:

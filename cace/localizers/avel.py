@@ -79,12 +79,7 @@ class Avel(SegmentLabels):
             "from_visual": "U_v",
             "from_audio": "U_a",
         }
-        sizes = Sizes(
-            visual_channels=weights["affine_video.weight"].shape[1],
-            audio_channels=weights["affine_audio.weight"].shape[1],
-            categories=len(weights["L2.weight"]) - 1,
-            positions=weights["affine_h.weight"].shape[1],
-        )
+        sizes = audio_guided_attention.authors_sizes(weights, sound="affine_audio.weight")
         return AuthorsFormat(sizes, modules, unused=())
 
 

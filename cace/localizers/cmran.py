@@ -20,10 +20,9 @@ from cace.localizers.parts.relation import AcrossModalities, Interaction, Within
 from cace.localizers.parts.spatial_channel_attention import (
     ChannelAttention,
     SpatialAttention,
-    weighted_sum,
+    audio_guided_mean,
+    visual_input,
 )
-
-DROPOUT = 0.2
 
 
 class Cmran(Localizer):
@@ -41,9 +40,7 @@ class Cmran(Localizer):
     def __init__(self, sizes: Sizes, *, width: int = 512) -> None:
         super().__init__(sizes, settings_of(locals()))
         audio, model, hidden = sizes.audio_channels, width // 2, 4 * width
-        self.visual_input = nn.Sequential(
-            nn.Linear(sizes.visual_channels, width), nn.ReLU(), nn.Dropout(DROPOUT)
-        )
+        self.visual_input = visual_input(sizes.visual_channels, width)
         self.channel_attention = ChannelAttention(width, audio)
         self.spatial_attention = SpatialAttention(width, audio)
         self.within_visual = WithinModality(width, model, hidden)
@@ -60,18 +57,18 @@ class Cmran(Localizer):
         """Features as they are stored."""
         grid = self.visual_input(visual).flatten(2, 3).flatten(0, 1)
         sound = audio.flatten(0, 1)
-        grid = self.channel_attention(grid, grid, sound)
-        where = self.spatial_attention(grid, sound)
-        guided = weighted_sum(where, grid).unflatten(0, audio.shape[:2])
+        vector, where = audio_guided_mean(
+            grid, grid, sound, self.channel_attention, self.spatial_attention
+        )
         with full_precision(audio):
-            guided = guided.to(audio.dtype)
+            guided = vector.unflatten(0, audio.shape[:2]).to(audio.dtype)
             audio_query = self.audio_across(audio, self.within_visual(guided))
             visual_query = self.visual_across(guided, self.within_audio(audio))
             fused = self.visual_interaction(visual_query, audio_query)
             return Localization(
                 relevance=self.relevance_head(fused).squeeze(-1),
                 class_logits=self.class_head(fused.amax(dim=1)).unsqueeze(1),
-                attention=where.reshape(visual.shape[:-1]),
+                attention=where.view(visual.shape[:-1]),
                 extra={},
             )
 

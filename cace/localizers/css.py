@@ -18,7 +18,7 @@ from cace.localizers.parts.relation import bidirectional_lstm
 from cace.localizers.parts.spatial_channel_attention import (
     ChannelAttention,
     SpatialAttention,
-    weighted_sum,
+    audio_guided_mean,
 )
 
 DISTANCE_WEIGHT = 0.1  # of the Euclidean distance beside the cosine
@@ -71,21 +71,22 @@ class Css(Localizer):
     ) -> Localization:
         """Features as they are stored."""
         grid, sound = visual.flatten(2, 3).flatten(0, 1), audio.flatten(0, 1)
-        grid = self.channel_attention(grid, grid, sound)
-        where = self.spatial_attention(grid, sound)
-        guided = weighted_sum(where, grid).unflatten(0, audio.shape[:2])
+        vector, where = audio_guided_mean(
+            grid, grid, sound, self.channel_attention, self.spatial_attention
+        )
         with full_precision(audio):
+            guided = vector.unflatten(0, audio.shape[:2]).to(audio.dtype)
             query = self.query(visual.mean(dim=(2, 3)))
             weights = (query @ self.key(audio).mT / audio.shape[-1] ** 0.5).softmax(dim=-1)
             guided_audio = audio + self.psi * (weights @ self.value(audio)).sigmoid() * audio
-            visual_sequence, _ = self.visual_lstm(guided.to(audio.dtype))
+            visual_sequence, _ = self.visual_lstm(guided)
             audio_sequence, _ = self.audio_lstm(guided_audio)
             seen, heard = self.propagation(visual_sequence, audio_sequence)
             fused = (seen + heard) / 2
             return Localization(
                 relevance=self.relevance_head(fused).squeeze(-1),
                 class_logits=self.class_head(fused.mean(dim=1)).unsqueeze(1),
-                attention=where.reshape(visual.shape[:-1]),
+                attention=where.view(visual.shape[:-1]),
                 extra={"seen": seen.mean(dim=1), "heard": heard.mean(dim=1)},
             )
 

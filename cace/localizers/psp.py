@@ -115,11 +115,8 @@ class Psp(Localizer):
             "hidden": "L1",
             "scores": "L2",
         }
-        sizes = Sizes(
-            visual_channels=weights["attention.affine_video.weight"].shape[1],
-            audio_channels=weights["fa.0.weight"].shape[1],
-            categories=len(weights["L2.weight"]) - 1,
-            positions=weights["attention.affine_h.weight"].shape[1],
+        sizes = audio_guided_attention.authors_sizes(
+            weights, sound="fa.0.weight", attention="attention."
         )
         unused = ("linear_v.", "v_classify.", "a_classify.", "L3.", "L4.")
         return AuthorsFormat(sizes, modules, unused)

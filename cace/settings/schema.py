@@ -206,7 +206,8 @@ class MethodParams(Section):
     """Settings of one method, by the names of its constructor's arguments."""
 
 
-Width = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+WIDTHS = 8  # a width is a multiple of it
+Width = Annotated[int, Field(ge=WIDTHS, le=8192, multiple_of=WIDTHS)]
 
 
 class CaceNetParams(MethodParams):
@@ -289,6 +290,7 @@ class TrainParams(Section):
     decay: Annotated[float, Field(gt=0, le=1)]
     max_grad_norm: Positive | None  # None: gradients are not clipped
     precision: Precision
+    narrower: Annotated[int, Field(ge=1, le=8)] = 1  # divides the width of the localizer
 
 
 class AblationsParams(Section):
@@ -351,6 +353,8 @@ class Params(Section):
         """Settings of the selected method, by the names of its constructor's arguments."""
         own: MethodParams = getattr(self, self.localizer.name)
         settings = own.model_dump()
+        narrow = settings["width"] // self.train.narrower
+        settings["width"] = max(WIDTHS, narrow // WIDTHS * WIDTHS)
         if self.localizer.name == "cace_net":
             settings |= self.guidance.model_dump(exclude={"mode"})
             settings |= {"guidance": self.guidance.mode}

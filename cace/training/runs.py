@@ -81,7 +81,7 @@ def train_one(
         work / "localizer" / job.name,
         state=work / "state" / f"{job.name}.pt",
         seed=job.seed,
-        schedule=Schedule(**params.train.model_dump(exclude={"seeds"})),
+        schedule=Schedule(**params.train.model_dump(exclude={"seeds", "narrower"})),
         device=device,
         source=params.data.source,
         silenced=job.silenced,

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cace.localizers.parts.protocol import Sizes
+
 
 class Attended(NamedTuple):
     """One visual vector per segment, and where in the grid it comes from."""
@@ -63,3 +65,17 @@ AUTHORS_MODULES = {
     "attention.from_audio": "affine_g",
     "attention.score": "affine_h",
 }
+
+
+def authors_sizes(weights: dict[str, Tensor], *, sound: str, attention: str = "") -> Sizes:
+    """Sizes that a checkpoint of AVEL or PSP was trained for.
+
+    sound: the key of the first layer that reads the sound.
+    attention: the beginning of the keys of this attention.
+    """
+    return Sizes(
+        visual_channels=weights[f"{attention}affine_video.weight"].shape[1],
+        audio_channels=weights[sound].shape[1],
+        categories=len(weights["L2.weight"]) - 1,
+        positions=weights[f"{attention}affine_h.weight"].shape[1],
+    )

@@ -20,6 +20,7 @@ from cace.localizers.parts.relation import (
     WithinModality,
     bidirectional_lstm,
 )
+from cace.localizers.parts.spatial_channel_attention import visual_input
 from cace.settings import Guidance
 
 TOP_SEGMENTS = 4  # that make a category's class-activation score
@@ -62,9 +63,7 @@ class BackgroundSuppression(nn.Module):
         visual, audio, model = width, width // 4, width // 2
         self.alpha = alpha
         self.channels = model
-        self.visual_input = nn.Sequential(
-            nn.Linear(sizes.visual_channels, visual), nn.ReLU(), nn.Dropout(DROPOUT)
-        )
+        self.visual_input = visual_input(sizes.visual_channels, visual)
         self.audio_input = (
             nn.Identity()
             if sizes.audio_channels == audio

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cace.localizers.parts.spatial_channel_attention import (
     ChannelAttention,
     SpatialAttention,
+    audio_guided_mean,
     weighted_sum,
 )
 from cace.settings import Guidance
@@ -86,11 +87,11 @@ class AudioGuidedVisual(nn.Module):
     ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N P"]]:
         """The guided vector of each segment, and where in the grid it comes from."""
         context = self.within_grid(grid, norm)
-        grid = self.channel_attention(grid, context, audio)
-        where = self.spatial_attention(grid, audio)
-        guided = weighted_sum(where, grid)
+        guided, where = audio_guided_mean(
+            grid, context, audio, self.channel_attention, self.spatial_attention
+        )
         calibrated = guided + self.beta * self.calibration(context).sigmoid() * guided
-        return calibrated, where.squeeze(-1)
+        return calibrated, where
 
 
 class VisualGuidedAudio(nn.Module):

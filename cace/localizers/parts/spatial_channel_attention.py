@@ -7,6 +7,13 @@ channel attention from the self-attended grid.
 from jaxtyping import Float
 from torch import Tensor, nn
 
+DROPOUT = 0.2
+
+
+def visual_input(channels: int, width: int) -> nn.Sequential:
+    """The layer in front of the attention in CMRAN, CMBS and CACE-Net."""
+    return nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Dropout(DROPOUT))
+
 
 class ChannelAttention(nn.Module):
     """Which visual channels fit the sound: the grid is multiplied by 1 to 2 in each channel."""
@@ -25,8 +32,9 @@ class ChannelAttention(nn.Module):
         audio: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N P V"]:
         """context: the self-attended grid, which the attention is computed from."""
-        # The audio factor is the same at every position: the mean can be taken without it.
-        summary = self.from_visual(context).relu().mean(dim=1)
+        # The audio factor is the same at every position: the mean can be taken without it. A sum,
+        # divided afterwards, as the gradient of `mean` is divided at every position.
+        summary = self.from_visual(context).relu().sum(dim=1) / context.shape[1]
         matched = self.from_audio(audio).relu() * summary
         attention = self.expand(self.bottleneck(matched).relu()).sigmoid()
         return grid * (1 + attention.unsqueeze(1))
@@ -45,8 +53,10 @@ class SpatialAttention(nn.Module):
         self, grid: Float[Tensor, "N P V"], audio: Float[Tensor, "N A"]
     ) -> Float[Tensor, "N P 1"]:
         """Weights over the positions, adding up to 1."""
-        matched = self.from_visual(grid).relu() * self.from_audio(audio).relu().unsqueeze(1)
-        return self.score(matched).tanh().softmax(dim=1)
+        # The audio factor is the same at every position: it can multiply the weights of the score.
+        weights = self.score.weight * self.from_audio(audio).relu().unsqueeze(1)  # [N, 1, V / 2]
+        score = self.from_visual(grid).relu() @ weights.mT + self.score.bias
+        return score.tanh().softmax(dim=1)
 
 
 def weighted_sum(
@@ -54,3 +64,19 @@ def weighted_sum(
 ) -> Float[Tensor, "N V"]:
     """One vector per grid: its mean under these weights."""
     return (weights.mT @ grid).squeeze(1)
+
+
+def audio_guided_mean(
+    grid: Float[Tensor, "N P V"],
+    context: Float[Tensor, "N P V"],
+    audio: Float[Tensor, "N A"],
+    channel_attention: ChannelAttention,
+    spatial_attention: SpatialAttention,
+) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N P"]]:
+    """One vector per grid, after attention to its channels, then to its positions.
+
+    Returns: the vector, and the weights of the positions.
+    """
+    grid = channel_attention(grid, context, audio)
+    where = spatial_attention(grid, audio)
+    return weighted_sum(where, grid), where.squeeze(-1)

@@ -1,9 +1,10 @@
-"""`dvc plots show` without a network.
+"""DVC's plots without a network, and as pictures.
 
 DVC's page loads the plotting library from the internet. A page template that contains the library
-itself, and a setting in `.dvc/config.local` that names it, make DVC's own command work offline.
+itself, and a setting in `.dvc/config.local` that names it, make `dvc plots show` work offline.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,14 +46,36 @@ def make_plots_offline() -> Path:
         raise UserError(f"{DVC}: not there; run this in the project's top folder")
     library = vl_convert.javascript_bundle(GLOBAL, VEGA_LITE)
     write_atomically(DVC / TEMPLATE, PAGE % library)
-    setting = ("config", "--local", "plots.html_template", TEMPLATE)
+    _dvc("config", "--local", "plots.html_template", TEMPLATE)
+    return DVC / TEMPLATE
+
+
+def draw_plots(into: Path, base: str | None = None) -> list[Path]:
+    """Writes each plot of the project in the current folder as a PNG, and returns the files.
+
+    base: a branch, tag or commit to draw beside the workspace.
+    Raises: UserError if DVC cannot read the plots, as of an unknown commit.
+    """
+    command = ("show",) if base is None else ("diff", base, "workspace")
+    found = json.loads(_dvc("plots", *command, "--json", "--out", str(into)))["data"]
+    files = []
+    for name, plots in found.items():
+        for plot in (plot for plot in plots if plot["type"] == "vega"):
+            path = into / Path(name).relative_to("metrics").with_suffix(".png")
+            write_atomically(path, vl_convert.vegalite_to_png(plot["content"]))
+            files.append(path)
+    return files
+
+
+def _dvc(*arguments: str) -> str:
+    """What a DVC command prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *setting],
+        [sys.executable, "-m", "dvc", *arguments],
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         check=False,
     )
     if done.returncode:
-        raise UserError(f"`dvc {' '.join(setting)}` failed:\n{done.stderr.strip()}")
-    return DVC / TEMPLATE
+        raise UserError(f"`dvc {' '.join(arguments)}` failed:\n{done.stderr.strip()}")
+    return done.stdout
