@@ -161,3 +161,11 @@ def test_the_test_of_an_f1_swaps_runs_within_clips():
     expected = np.mean(np.abs(differences) >= observed - 1e-12)
     assert compare(a, b).p == pytest.approx(expected, abs=0.02)
     assert 0.1 < expected < 0.5
+
+
+def test_few_clips_with_several_seeds_have_a_possible_interval():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        a, b = (shares_of(*rng.integers(0, 11, (3, 4)).tolist()) for _ in range(2))
+        found = compare(a, b, resamples=200)
+        assert -1 <= found.low <= found.difference <= found.high <= 1
