@@ -164,8 +164,8 @@ def test_the_test_of_an_f1_swaps_runs_within_clips():
 
 
 def test_few_clips_with_several_seeds_have_a_possible_interval():
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        a, b = (shares_of(*rng.integers(0, 11, (3, 4)).tolist()) for _ in range(2))
-        found = compare(a, b, resamples=200)
-        assert -1 <= found.low <= found.difference <= found.high <= 1
+    a = shares_of([3, 8, 4, 1], [3, 10, 7, 3], [3, 6, 4, 3])
+    b = shares_of([0, 7, 4, 0], [2, 5, 4, 2], [2, 8, 3, 1])
+    found = compare(a, b)
+    # Such shares cannot differ by all. Their seeds have 4 degrees of freedom, and not 0.6.
+    assert -1 < found.low < found.high < 1
