@@ -40,8 +40,25 @@ def on_same_clips(runs: Sequence[Run], common: bool) -> tuple[list[Run], str | N
                 f"the test data differ: {found}. Compare on these {len(equal)} with --common"
             )
         remark = f"Compared on {len(equal)} common clips: {found}."
-    names = tuple(sorted({name for run in runs for name in run.saved.categories}))
-    return [run._replace(saved=_taken(run.saved, equal, names)) for run in runs], remark
+    taken = same_categories([_taken(run.saved, equal) for run in runs])
+    return [run._replace(saved=saved) for run, saved in zip(runs, taken, strict=True)], remark
+
+
+def same_categories(runs: Sequence[SavedPredictions]) -> list[SavedPredictions]:
+    """The same predictions, with one numbering of the categories that occur in any of the runs."""
+    names = tuple(sorted({name for saved in runs for name in saved.categories}))
+    renumbered = []
+    for saved in runs:
+        number = np.array([*(names.index(name) for name in saved.categories), len(names)])
+        renumbered.append(
+            saved._replace(
+                categories=names,
+                actual=number[saved.actual],
+                labels={seed: number[labels] for seed, labels in saved.labels.items()},
+                clip_category={seed: number[one] for seed, one in saved.clip_category.items()},
+            )
+        )
+    return renumbered
 
 
 def _truth(saved: SavedPredictions) -> dict[_Clip, tuple[str, ...]]:
@@ -53,17 +70,13 @@ def _truth(saved: SavedPredictions) -> dict[_Clip, tuple[str, ...]]:
     }
 
 
-def _taken(
-    saved: SavedPredictions, clips: Sequence[_Clip], names: tuple[str, ...]
-) -> SavedPredictions:
+def _taken(saved: SavedPredictions, clips: Sequence[_Clip]) -> SavedPredictions:
     place = {clip: k for k, clip in enumerate(map(_Clip, saved.ids, saved.rows))}
     rows = np.array([place[clip] for clip in clips])
-    number = np.array([*(names.index(name) for name in saved.categories), len(names)])
-    return SavedPredictions(
-        names,
-        tuple(clip.id for clip in clips),
-        tuple(clip.row for clip in clips),
-        number[saved.actual[rows]],
-        {seed: number[labels[rows]] for seed, labels in saved.labels.items()},
-        {seed: number[labels[rows]] for seed, labels in saved.clip_category.items()},
+    return saved._replace(
+        ids=tuple(clip.id for clip in clips),
+        rows=tuple(clip.row for clip in clips),
+        actual=saved.actual[rows],
+        labels={seed: labels[rows] for seed, labels in saved.labels.items()},
+        clip_category={seed: one[rows] for seed, one in saved.clip_category.items()},
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cace.comparison.clips import on_same_clips
+from cace.comparison.clips import on_same_clips, same_categories
 from cace.comparison.measures import MEASURES, recall, right_segments, shares
 from cace.comparison.sources import Run
 from cace.comparison.statistics import Difference, compare, holm
@@ -107,9 +107,10 @@ def compare_runs(runs: Sequence[Run], *, common: bool = False) -> Comparison:
 def difference(a: SavedPredictions, b: SavedPredictions, measure: str = "accuracy") -> Difference:
     """The difference of a measure of `MEASURES` of two runs.
 
-    Both have the same clips in the same order, and the same categories.
+    Both have the same clips in the same order.
     """
-    return compare(shares(a, measure), shares(b, measure))
+    ours, theirs = same_categories([a, b])
+    return compare(shares(ours, measure), shares(theirs, measure))
 
 
 def _pair(a: Run, b: Run) -> Pair:

@@ -160,8 +160,11 @@ def _interval(
 def _p_value(gain: Float[np.ndarray, " N"], spread: _Spread, resamples: int, seed: int) -> float:
     from scipy.stats import permutation_test
 
+    changed = gain[gain != 0]  # the others change nothing when they are swapped
+    if len(changed) == 1:
+        return 1.0
     p = permutation_test(
-        (gain[gain != 0],),  # the others change nothing when they are swapped
+        (changed,),
         lambda gains, axis: gains.sum(axis=axis),
         permutation_type="samples",
         vectorized=True,
