@@ -161,3 +161,11 @@ def test_the_test_of_an_f1_swaps_runs_within_clips():
     expected = np.mean(np.abs(differences) >= observed - 1e-12)
     assert compare(a, b).p == pytest.approx(expected, abs=0.02)
     assert 0.1 < expected < 0.5
+
+
+def test_few_clips_with_several_seeds_have_a_possible_interval():
+    a = shares_of([3, 8, 4, 1], [3, 10, 7, 3], [3, 6, 4, 3])
+    b = shares_of([0, 7, 4, 0], [2, 5, 4, 2], [2, 8, 3, 1])
+    found = compare(a, b)
+    # Such shares cannot differ by all. Their seeds have 4 degrees of freedom, and not 0.6.
+    assert -1 < found.low < found.high < 1

@@ -251,7 +251,8 @@ def _changes(
         return [{"train": dict(of_table)}, file.get("base") or {}, own]
     published = place.yaml(Path(f"baselines/settings/{cell}.yaml")) or {}
     few_clips = published.pop("few_clips", None) or {}
-    train = {"seeds": of_table.get("seeds"), **(few_clips if of_table.get("few_clips") else {})}
+    train = {"seeds": of_table.get("seeds"), "narrower": 1}
+    train |= few_clips if of_table.get("few_clips") else {}
     return [published, {"train": train}]
 
 

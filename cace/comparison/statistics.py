@@ -129,7 +129,9 @@ def _spread(
     if between <= within * fdtri(degrees, degrees * (clips - 1), 1 - DIFFER):
         return _Spread(by_clips, 0.0, math.inf)
     seeds = float((between - within) * share)
-    return _Spread(by_clips, seeds, float(degrees * ((by_clips + seeds) / (between * share)) ** 2))
+    found = degrees * ((by_clips + seeds) / (between * share)) ** 2
+    # A sum of variances has no fewer degrees of freedom than the part that has the fewest.
+    return _Spread(by_clips, seeds, max(float(found), min(degrees, clips - 1)))
 
 
 def _interval(
@@ -154,7 +156,7 @@ def _interval(
     below, above = (
         student / normal * math.hypot(end - mean, by_seeds) for end in (float(low), float(high))
     )
-    return mean - below, mean + above
+    return max(-1.0, mean - below), min(1.0, mean + above)
 
 
 def _p_value(gain: Float[np.ndarray, " N"], spread: _Spread, resamples: int, seed: int) -> float:
