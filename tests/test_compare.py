@@ -330,7 +330,10 @@ def test_what_is_no_run_is_named(refused, name):
 
 
 @pytest.mark.parametrize("name", ["large", "older"])
-def test_predictions_that_are_not_in_the_cache_name_what_brings_them(refused, repository, name):
+def test_predictions_that_are_not_in_the_cache_name_what_brings_them(
+    refused, repository, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path))  # DVC knows nothing of the commit yet
     cache = repository.folder / ".dvc/cache/files"
     cache.rename(cache.with_name("elsewhere"))
     try:

@@ -40,7 +40,8 @@ class _Place(NamedTuple):
     commit: str | None  # None: the files
 
     def __str__(self) -> str:
-        return self.name if self.commit in (None, self.name) else f"{self.name} ({self.short})"
+        known = self.commit is None or self.commit.startswith(self.name)
+        return self.name if known else f"{self.name} ({self.short})"
 
     @property
     def short(self) -> str:
@@ -188,13 +189,14 @@ def _from_cache(place: _Place, path: Path) -> str | None:
         return read_text(place.top / path)
     import dvc.api  # takes a second to import
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
 
     try:
         with dvc.api.open(
             path.as_posix(), repo=str(place.top), rev=place.commit, encoding="utf-8"
         ) as file:
             return str(file.read())
-    except (DvcException, OSError):
+    except (DvcException, DataIndexDirError, OSError):
         return None
 
 

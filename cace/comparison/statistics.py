@@ -177,7 +177,8 @@ def _p_value(gain: Float[np.ndarray, " N"], spread: _Spread, resamples: int, see
     if not spread.seeds:
         return float(p)
     by_swaps = float((gain**2).mean()) / len(gain)  # variance of the mean, if runs are equal
-    return float(2 * stdtr(spread.degrees, ndtri(p / 2) / math.sqrt(1 + spread.seeds / by_swaps)))
+    errors = abs(float(gain.mean())) / math.sqrt(by_swaps + spread.seeds)
+    return max(float(p), float(2 * stdtr(spread.degrees, -errors)))
 
 
 def _needed(difference: float, clips: int, spread: _Spread) -> int | None:
