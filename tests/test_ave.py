@@ -139,6 +139,13 @@ def test_a_member_that_could_leave_the_folder_is_named_and_nothing_is_unpacked(
     assert not Path("/evil.mp4").exists()
 
 
+def test_a_file_that_macos_wrote_beside_a_clip_is_no_clip(tmp_path):
+    extra = [("AVE_Dataset/AVE/._a.mp4", "x")]
+    unpack(write_zip(tmp_path / "a.zip", ave_files(), extra=extra), tmp_path / "media")
+    assert files_under(tmp_path / "media") == WANTED
+    check(tmp_path / "media", SMALL)
+
+
 def test_all_dangerous_members_are_named_at_once(tmp_path):
     extra = [("../one", ""), ("/two", ""), (special(stat.S_IFLNK), "/etc")]
     archive = write_zip(tmp_path / "a.zip", ave_files(), extra=extra)

@@ -32,6 +32,30 @@ def test_a_full_disk_ends_in_one_message_and_leaves_nothing_wrong(project, stage
         project.run("python", "-m", f"stages.{stage}")
 
 
+PRINTS = """
+from cace.system.errors import UserError, run
+def main():
+    print("the results")
+    {then}
+run(main)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")  # noqa: PTH110
+@pytest.mark.parametrize(
+    ("then", "failure"), [("pass", ""), ("raise UserError('2 problems')", "error: 2 problems\n")]
+)
+def test_an_output_that_is_full_is_named(then, failure):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-c", PRINTS.format(then=then)]
+        buffered = {key: v for key, v in os.environ.items() if key != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            command, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    expected = f"{failure}error: standard output: No space left on device. {MESSAGE}\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
 def as_plain_user(*command):
     """The command with the rights of a file's owner: root may write wherever it likes."""
     if os.geteuid() != 0:

@@ -68,6 +68,7 @@ def test_a_checkout_of_another_owner_is_no_missing_repository(fresh, monkeypatch
         (".git/config", "git", "bad config line 1 in file"),
         (".git/HEAD", "git", "no repository"),  # as git itself has it
         ("dvc.lock", "DVC's cache", "dvc.lock is damaged, as after a kill"),
+        ("dvc.yaml", "dvc.yaml", "DVC cannot read it: './dvc.yaml' is invalid."),
         (".dvc/config", "DVC's cache", "`dvc data status --json` failed: "),
     ],
 )
@@ -75,6 +76,23 @@ def test_a_command_that_fails_is_no_empty_answer(fresh, broken, what, message):
     (fresh.folder / "dvc.lock").write_text("schema: '2.0'\n")
     (fresh.folder / broken).write_text("[[nothing\n")
     assert message in fixes()[what]
+
+
+def test_a_setting_that_dvc_misses_is_named_with_the_file_that_uses_it(fresh):
+    dvc = fresh.folder / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("${data.source}", "${data.sauce}"))
+    assert "Could not find 'data.sauce'" in fixes()["dvc.yaml"]
+
+
+def test_a_list_of_files_in_use_that_a_kill_left_empty_is_named_and_the_fix_works(fresh):
+    (fresh.folder / ".dvc/tmp").mkdir(exist_ok=True)
+    (fresh.folder / ".dvc/tmp/rwlock").touch()
+    assert "Unable to read RWLock-file" in fresh.run("dvc", "status", fails=True)
+    found, fix = fixes()["dvc"].rsplit(": `", 1)
+    assert found.startswith(".dvc/tmp/rwlock is damaged, as after a kill")
+    fresh.run(*fix.partition("`")[0].split())
+    fresh.run("dvc", "status")
+    assert fixes() == {}
 
 
 def test_work_of_interrupted_runs_is_shown_and_removed_by_a_command(fresh, capsys):
@@ -92,8 +110,12 @@ def test_work_of_interrupted_runs_is_shown_and_removed_by_a_command(fresh, capsy
         main(["clean"])
         lines = capsys.readouterr().out.splitlines()
         assert sorted(line.split(": ")[1] for line in lines) == ["in use, stays", *["removed"] * 2]
+    main(["clean"])
+    assert capsys.readouterr().out.endswith(": removed\n")
+    main(["clean"])
+    assert capsys.readouterr().out == f"{fresh.folder}/.work: nothing to remove\n"
     left = [path.name for path in (fresh.folder / ".work").glob("*/*") if path.is_dir()]
-    assert len(left) == 1 and (fresh.folder / ".work/downloads").is_dir()
+    assert left == [] and (fresh.folder / ".work/downloads").is_dir()
 
 
 def test_a_path_that_dvc_cannot_use_for_temporary_runs_is_named(fresh, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ from cace.features.store import FeatureStore
 from cace.media.store import ClipStore, to_jpeg
 from cace.system import locks
 from cace.system.errors import UserError
+from cace.system.hdf5 import open_hdf5
 from cace.system.locks import locked
 from tests.stores import write_feature_store
 
@@ -51,6 +52,13 @@ def test_a_store_that_another_process_locks_names_the_process_and_how_to_read_it
     assert "set HDF5_USE_FILE_LOCKING=FALSE to read it now" in message
     assert "extract" not in message
     FeatureStore(path)
+
+
+def test_a_store_to_write_that_is_locked_is_not_offered_for_reading(path):
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="in use by process .* when that has ended$"):
+            open_hdf5(path, "", "r+")
 
 
 def test_where_the_system_does_not_tell_who_it_is_the_user_is_told_how_to_find_out(

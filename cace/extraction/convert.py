@@ -16,7 +16,7 @@ from cace.data.annotations import RELEASED_KEY, Annotations, load_annotations
 from cace.data.manifest import read_manifest
 from cace.encoders.card import EncoderCard
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
-from cace.features.store import create_store
+from cace.features.store import MAKE_AGAIN, create_store
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, hash_folder, publish
 from cace.system.hdf5 import dataset, open_hdf5, opened
@@ -102,7 +102,7 @@ def convert_features(
             audio_shape=data["audio"].shape[1:],
             provenance=provenance,
         )
-        store = stack.enter_context(h5py.File(into, "r+"))
+        store = stack.enter_context(open_hdf5(into, MAKE_AGAIN, "r+"))
         problems = [
             f"{sources[name]}, {problem}"
             for name in sources

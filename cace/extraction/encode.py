@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Float32, UInt8
@@ -19,12 +18,13 @@ from cace.data.annotations import Annotations, segment_labels
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
-from cace.features.store import create_store
+from cace.features.store import MAKE_AGAIN, create_store
 from cace.media.store import ClipStore
 from cace.system.cluster import on_cluster
 from cace.system.device import choose_device
 from cace.system.errors import UserError, listed
 from cace.system.files import publish
+from cace.system.hdf5 import open_hdf5
 from cace.system.scratch import scratch
 from cace.system.workers import progress, workers
 
@@ -91,7 +91,7 @@ def extract_features(
     """Encodes all usable clips into one store; resumes after an interruption.
 
     Only a few clips are in memory at a time. A clip counts as done only when it is on the disk.
-    One that fails does not stop the others.
+    One that fails does not stop the others; on a cluster, it stops those that have not begun.
     device: of the local engine; with engine ray each process of the cluster chooses its own.
     The features of a clip that has two rows are stored for both.
     Raises: UserError with the clips that could not be encoded, and why.
@@ -134,7 +134,7 @@ def extract_features(
     )
     written: list[str] = []
     failures: list[str] = []
-    with h5py.File(store, "r+") as file, journal.open("a", encoding="utf-8") as log:
+    with open_hdf5(store, MAKE_AGAIN, "r+") as file, journal.open("a", encoding="utf-8") as log:
 
         def keep() -> None:
             file.flush()

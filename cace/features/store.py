@@ -20,8 +20,9 @@ from jaxtyping import Int
 
 from cace.system.errors import UserError, shown
 from cace.system.files import expect_file
-from cace.system.hdf5 import dataset, opened
+from cace.system.hdf5 import dataset, open_hdf5, opened
 
+MAKE_AGAIN = "remove it and run the same command again"  # a store that is not complete yet
 PROVENANCE = ("encoders", "settings", "left_out")  # its entries that others read
 
 
@@ -139,7 +140,7 @@ def create_store(
             f"free some space and run the same command again"
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with h5py.File(temporary, "w") as file:
+    with open_hdf5(temporary, MAKE_AGAIN, "w") as file:
         for name, shape in (("visual", visual_shape), ("audio", audio_shape)):
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             # Contiguous, and on the disk from the start: filling it changes no other byte.

@@ -6,7 +6,7 @@ import io
 import os
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -52,11 +52,27 @@ class _Escaped:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(_printable_lines(text))
+        with _naming_the_output():
+            self.stream.write(_printable_lines(text))
         return len(text)
+
+    def flush(self) -> None:
+        with _naming_the_output():
+            self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def _naming_the_output() -> Iterator[None]:
+    """Says of a disk that is full, or refuses to be written to, that the output goes there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK:
+            error.filename = "standard output"
+        raise
 
 
 def shown(value: object, most: int = 200) -> str:
@@ -84,12 +100,17 @@ def run(main: Callable[[], None]) -> None:
     sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal cannot show
+    failure = None
     try:
         with contextlib.redirect_stdout(cast(Any, _Escaped(sys.stdout))):
-            main()
-    except UserError as error:
-        sys.exit(_printable_lines(f"error: {error}"))
+            try:
+                main()
+            except UserError as error:
+                failure = _printable_lines(f"error: {error}")
+            sys.stdout.flush()
     except OSError as error:
+        if failure:
+            print(failure, file=sys.stderr)
         if error.errno not in DISK:
             if error.filename is None:
                 raise
@@ -103,3 +124,5 @@ def run(main: Callable[[], None]) -> None:
         )
         # Not sys.exit: HDF5 would then try to write the rest of its files, and crash.
         os._exit(1)
+    if failure:
+        sys.exit(failure)

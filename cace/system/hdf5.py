@@ -1,4 +1,4 @@
-"""Opens and reads HDF5 files; an error says what is wrong with the file."""
+"""Opens HDF5 files; an error says what is wrong with the file."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from cace.system.errors import UserError, shown
+from cace.system.errors import DISK, UserError, shown
 from cace.system.locks import holder
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -43,13 +43,17 @@ def expect_undamaged(file: h5py.File, remedy: str) -> Iterator[None]:
         raise DamagedError(f"{file.filename}: damaged ({_first_line(error)}); {remedy}") from error
 
 
-def open_hdf5(path: Path, remedy: str) -> h5py.File:
-    """An HDF5 file that stays open. Arguments and errors as of `opened`."""
+def open_hdf5(path: Path, remedy: str, mode: str = "r") -> h5py.File:
+    """An HDF5 file that stays open. Other arguments and errors as of `opened`.
+
+    mode: r, to read; r+, to change the file; w, to write a new one.
+    Raises: also OSError that names the file, if it cannot be written to.
+    """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         got = "a folder" if path.is_dir() else "something else"
         raise UserError(f"{path}: expected an HDF5 file, got {got}")
     try:
-        return h5py.File(path)
+        return h5py.File(path, mode)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; {remedy}") from None
     except OSError as error:
@@ -60,10 +64,14 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
                 f"and run the same command again"
             ) from None
         if "unable to lock file" in text:
+            read_now = f". If nothing writes to the file, {UNLOCKED} to read it now"
             raise UserError(
-                f"{path}: in use by {holder(path)}; run the same command again when that has "
-                f"ended. If nothing writes to the file, {UNLOCKED} to read it now"
+                f"{path}: in use by {holder(path)}; run the same command again when that has ended"
+                f"{read_now if mode == 'r' else ''}"
             ) from None
+        if mode != "r" and error.errno in DISK:
+            error.filename = str(path)
+            raise
         if error.errno:
             why = os.strerror(error.errno)
             raise UserError(f"{path}: cannot be read ({why}, error {error.errno})") from None

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from cace.system.files import users_path, workspace_root
 from cace.system.scratch import all_work, work_root
 from cace.system.workers import workers
 
+FILES_IN_USE = ".dvc/tmp/rwlock"
 ENOUGH_BYTES = 2e9  # free; mini needs a third of it
 OUTS = {  # by the stage that writes it
     "download": MEDIA,
@@ -49,7 +51,7 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Looks at the machine and at the project in the current folder; changes nothing."""
-    findings = [*_machine(), *_work(), *_folder_name(), *_git()]
+    findings = [*_machine(), *_work(), *_folder_name(), *_git(), *_files_in_use()]
     try:
         params = load_params()
     except UserError as error:
@@ -130,8 +132,23 @@ def _head() -> list[Finding]:
     return [Finding("git", f"on branch {branch}" if branch else detached, " and ".join(fixes))]
 
 
+def _files_in_use() -> Iterator[Finding]:
+    """DVC's list of them: DVC writes it in place, so a kill may leave it empty."""
+    try:
+        json.loads(Path(FILES_IN_USE).read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        yield Finding(
+            "dvc",
+            f"{FILES_IN_USE} is damaged, as after a kill while DVC wrote it: DVC says `Unable to "
+            f"read RWLock-file`",
+            f"`rm {FILES_IN_USE}`, while no other run of DVC is active in this project",
+        )
+
+
 def _cache() -> list[Finding]:
-    if not Path("dvc.lock").exists() or shutil.which("dvc") is None:
+    if shutil.which("dvc") is None:
         return []
     status = json.loads(_run("dvc", "data", "status", "--json"))
     lacks = [name for name in status.get("not_in_cache", []) if Path(name).exists()]
@@ -161,10 +178,15 @@ def _of(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     if "not a git repository" in said:
         fix = "clone the project, or `git init` and commit: DVC needs it"
         return [Finding(what, "no repository", fix)]
-    if any(f"dvc.lock' {wrong}" in said for wrong in ("is invalid", "validation failed")):
-        found = "dvc.lock is damaged, as after a kill while DVC wrote it"
-        fix = "`rm dvc.lock`, then `dvc repro`: it takes what has finished from its cache"
+    if named := re.search(r"'(?:\./)?([^']*dvc\.lock)' (?:is invalid|validation failed)", said):
+        lock = named[1]
+        found = f"{lock} is damaged, as after a kill while DVC wrote it"
+        fix = f"`rm {lock}`, then `dvc repro`: it takes what has finished from its cache"
         return [Finding(what, found, fix)]
+    if named := re.search(r"'(?:\./)?([^']*dvc\.yaml)'", said):
+        found = f"DVC cannot read it: {' '.join(said.partition(' failed: ')[2].split())}"
+        fix = f"fix what the message says; `git diff {named[1]}` shows what has changed"
+        return [Finding(named[1], found, fix)]
     return [Finding(what, said, "fix what the message says, then run `cace doctor` again")]
 
 

@@ -164,6 +164,8 @@ def _members(archive: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.Z
 
 
 def _is_clip(path: PurePosixPath) -> bool:
+    if path.name.startswith("._"):  # macOS writes these beside files
+        return False
     return str(path.parent) == "AVE" and path.suffix == ".mp4" and is_safe_id(path.stem)
 
 
