@@ -336,7 +336,9 @@ def _localize(options: argparse.Namespace) -> None:
             print(f"{name}: skipped, finished by an earlier run with the same settings\n")
             continue
         try:
-            timeline = localizer.localize(file, show_progress=True)
+            timeline = localizer.localize(
+                file, show_progress=True, deadline_seconds=DEADLINE_SECONDS
+            )
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:
@@ -458,9 +460,11 @@ def _doctor(_: argparse.Namespace) -> None:
 
 
 def _clean(_: argparse.Namespace) -> None:
-    from cace.system.scratch import all_work, remove
+    from cace.system.scratch import all_work, remove, work_root
 
-    for work in all_work():
+    if not (found := all_work()):
+        print(f"{work_root()}: nothing to remove")
+    for work in found:
         size = f"{work.bytes / 1e9:.1f} GB"
         print(f"{work.name} ({size}): {'removed' if remove(work.folder) else 'in use, stays'}")
 
@@ -476,9 +480,10 @@ def _index(options: argparse.Namespace) -> None:
         )
     path, folder = top / paths.INDEX, _folder(options.folder)
     annotations = read_annotations(folder)
+    before = read_index(path) if path.exists() else None  # not after the hours of hashing
     clips = find_clips(folder, annotations)
     index = index_of({**clips, **label_files(folder)})
-    changed = differences(read_index(path), index) if path.exists() else []
+    changed = differences(before, index) if before is not None else []
     write_atomically(path, index.to_csv(index=False))
     print(
         f"{path}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "
