@@ -8,7 +8,7 @@ import numpy as np
 from tests.videos import tone, write_video
 
 
-def write_damaged(folder: Path, count: int) -> list[str]:
+def write_damaged(folder: Path, count: int, seed: int = 0) -> list[str]:
     """Copies of a 10 s mp4 and a webm, each with some damage; returns their names."""
     whole = [
         write_video(folder / "whole.mp4", sound=tone()),
@@ -18,15 +18,15 @@ def write_damaged(folder: Path, count: int) -> list[str]:
     for path in whole:
         path.unlink()
     names = []
-    for number, damage in zip(range(count), _damages(), strict=False):
+    for number, damage in zip(range(count), _damages(seed), strict=False):
         ending, data = sources[number % 2]
         names.append(f"{number:04}{ending}")
         (folder / names[-1]).write_bytes(damage(data))
     return names
 
 
-def _damages() -> Iterator:
-    rng = np.random.default_rng(0)
+def _damages(seed: int) -> Iterator:
+    rng = np.random.default_rng(seed)
 
     def flip_bits(data):
         damaged = np.frombuffer(data, np.uint8).copy()

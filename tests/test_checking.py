@@ -1,6 +1,11 @@
 """`cace check`: what is in a folder, and what is wrong with it."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -75,6 +80,19 @@ def test_each_problem_is_named_and_the_status_is_not_0(messy, capsys, tmp_path):
     table = pd.read_csv(tmp_path / "clips.csv").set_index("id")
     assert table["usable"].sum() == 5
     assert table.at["short", "padded"]
+
+
+def test_a_check_that_is_told_to_end_leaves_nothing_behind(clips, tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-c", "from cace.cli import main; main()", "check", clips],
+        env={**os.environ, "TMPDIR": str(tmp_path), "CACE_WORKERS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    while running.poll() is None and not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    running.terminate()
+    assert running.wait() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_change_since_indexing_is_a_problem(messy, monkeypatch, capsys):

@@ -55,6 +55,13 @@ def test_a_folder_that_is_as_indexed_is_accepted(project, capsys):
     assert "not indexed" not in capsys.readouterr().out
 
 
+def test_a_damaged_index_is_refused_before_the_clips_are_hashed(project, monkeypatch):
+    monkeypatch.setattr(folder, "sha256", lambda path: pytest.fail(f"hashed {path}"))
+    INDEX.write_text("[]")
+    with pytest.raises(SystemExit, match="index.csv: not a table of `cace index`"):
+        main(["index", str(project)])
+
+
 def test_without_an_index_the_user_is_warned(project, capsys):
     download.main()
     assert "this folder is not indexed" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -326,6 +327,33 @@ def test_a_spreadsheet_computes_no_name(name):
     read = pd.read_csv(io.StringIO(text))
     assert list(read["category"]) == ["'" + name.replace("\r", " "), "Türklingel"]
     assert list(read["start"]) == [-1.5, 0.0]
+
+
+def test_a_video_that_is_decoded_apart_gives_the_same_timeline(model, tmp_path):
+    cut = write_video(tmp_path / "cut.mkv", frames=20, fps=10, sound=tone(2.0))
+    cut.write_bytes(cut.read_bytes()[:-5_000])
+    write_video(tmp_path / "silent.mp4", frames=20, fps=10, sound=0 * tone(2.0))
+    for path in tmp_path.iterdir():
+        here, apart = model.localize(path), model.localize(path, deadline_seconds=60.0)
+        assert np.array_equal(here.decision.relevance, apart.decision.relevance)
+        assert here.remarks == apart.remarks != ()
+        assert (here.seconds, here.view) == (apart.seconds, apart.view)
+
+
+def test_a_video_that_is_not_decoded_in_time_is_refused_and_the_next_one_is_done(
+    localize, clip, tmp_path, monkeypatch, capsys
+):
+    folder = videos(tmp_path / "videos", clip, "a.mp4", "b.mp4")
+    in_time = EventLocalizer.localize
+
+    def hurried(self, video, deadline_seconds, **options):
+        deadline_seconds = 0.0 if video.name == "a.mp4" else deadline_seconds
+        return in_time(self, video, deadline_seconds=deadline_seconds, **options)
+
+    monkeypatch.setattr(EventLocalizer, "localize", hurried)
+    with pytest.raises(SystemExit, match="(?s)1 of 2 .*a.mp4: the decoder: nothing within 0 s"):
+        localize(folder)
+    assert "b.mp4 (2.0 s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "shown"), [("a.mkv", 5.0), ("a.ts", 0.0)])

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from filelock import FileLock
 from cace.system.errors import UserError
 from cace.system.files import publish, write_atomically, write_json
 from cace.system.scratch import all_work, remove_recorded, scratch
-from cace.system.workers import workers
+from cace.system.workers import LostError, in_process, workers
 from tests.workspaces import make_workspace, work_of
 
 
@@ -362,6 +363,42 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while running(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not running(worker)
+
+
+def two_then(what):
+    """A generator for another process."""
+    yield from (1, 2)
+    if what == "hang":
+        time.sleep(60)
+    elif what == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "fail":
+        raise UserError("no third")
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("end", None),
+        ("hang", LostError("nothing within 5 s")),
+        ("crash", LostError("crashed (exit code -9)")),
+        ("fail", UserError("no third")),
+    ],
+)
+def test_a_process_gives_its_items_and_says_how_it_ended(what, error):
+    items = in_process(two_then, 5.0, what)
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(type(error) if error else StopIteration) as caught:
+        next(items)
+    assert error is None or str(caught.value) == str(error)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_whose_items_nobody_wants_ends():
+    items = in_process(two_then, 60.0, "hang")
+    assert next(items) == 1
+    items.close()
+    assert not multiprocessing.active_children()
 
 
 def running(process):

@@ -20,8 +20,10 @@ def add(commands: arguments.Commands, _: Path) -> None:
 
 def run(_: argparse.Namespace) -> None:
     """Removes the work that no run uses, and prints what it removed."""
-    from cace.system.scratch import all_work, remove
+    from cace.system.scratch import all_work, remove, work_root
 
-    for work in all_work():
+    if not (found := all_work()):
+        print(f"{work_root()}: nothing to remove")
+    for work in found:
         size = f"{work.bytes / 1e9:.1f} GB"
         print(f"{work.name} ({size}): {'removed' if remove(work.folder) else 'in use, stays'}")

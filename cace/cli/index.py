@@ -36,9 +36,10 @@ def run(options: argparse.Namespace) -> None:
         )
     path, folder = top / paths.INDEX, arguments.existing_folder(options.folder)
     annotations = read_annotations(folder)
+    before = read_index(path) if path.exists() else None  # not after the hours of hashing
     clips = find_clips(folder, annotations)
     index = index_of({**clips, **label_files(folder)})
-    changed = differences(read_index(path), index) if path.exists() else []
+    changed = differences(before, index) if before is not None else []
     write_atomically(path, index.to_csv(index=False))
     print(
         f"{path}: {len(clips)} clips and {len(index) - len(clips)} annotation files, "

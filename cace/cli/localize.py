@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cace import paths
 from cace.cli import arguments
+from cace.conventions import DEADLINE_SECONDS
 from cace.system.errors import DISK, UserError, listed, printable
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ def run(options: argparse.Namespace) -> None:
             print(f"{name}: skipped, finished by an earlier run with the same settings\n")
             continue
         try:
-            timeline = localizer.localize(file, show_progress=True)
+            timeline = localizer.localize(
+                file, show_progress=True, deadline_seconds=DEADLINE_SECONDS
+            )
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []
         except UserError as error:

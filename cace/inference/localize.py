@@ -8,6 +8,7 @@ averaged. Picture and sound are processed as in the pipeline, through the stored
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +33,11 @@ from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
 from cace.media.store import as_stored
 from cace.media.tracks import UnusableClipError
-from cace.media.video import Segment, decode_segments, probe
+from cace.media.video import Note, Probe, Segment, read_video
 from cace.system.device import choose_device
 from cace.system.errors import UserError, printable
 from cace.system.files import expect_file, sha256
+from cace.system.workers import LostError, in_process
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
@@ -90,32 +92,50 @@ class EventLocalizer(NamedTuple):
     silenced: Silenced | None  # in training, and so here
     identity: str  # hash of all weights and settings
 
-    def localize(self, video: Path | str, show_progress: bool = False) -> Timeline:
+    def localize(
+        self,
+        video: Path | str,
+        show_progress: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> Timeline:
         """The timeline of a video file of any length and container.
 
         Memory does not grow with the length, except for the result.
         show_progress: a bar on the terminal.
-        Raises: UserError if the file is not a video, or has no picture or no sound.
+        deadline_seconds: to decode one second of the video. It is then decoded in a separate
+            process, so that a file that hangs or crashes the decoder is only refused. A script
+            that sets this needs the usual `if __name__ == "__main__":`.
+        Raises: UserError if the file is not a video, or has no picture or no sound, or is not
+            decoded in time.
         """
         path = Path(video)
         if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises for a name too long
             raise UserError(
                 f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
             )
-        sizes = {name: self.frames[name] for name in ("short_side", "crop")}
-        damages: dict[str, int] = {}
+        how = {name: self.frames[name] for name in ("fps", "short_side", "crop")}
+        damages: Counter[str] = Counter()
         noted: list[str] = []
 
-        def damaged(what: str) -> None:
-            damages[what] = damages.get(what, 0) + 1
+        def segments() -> Iterator[Segment]:
+            for item in items:
+                if isinstance(item, Segment):
+                    yield item
+                elif isinstance(item, Note) and item.damage:
+                    damages[item.text] += 1
+                elif isinstance(item, Note):
+                    noted.append(item.text)
 
+        items = (
+            read_video(path, **how)
+            if deadline_seconds is None
+            else in_process(read_video, deadline_seconds, path, **how)
+        )
         try:
-            probed = probe(path, **sizes)
-            segments = decode_segments(
-                path, fps=self.frames["fps"], **sizes, damaged=damaged, remark=noted.append
-            )
+            probed = next(items)
+            assert isinstance(probed, Probe)
             bar = tqdm(
-                segments,
+                segments(),
                 desc=printable(path.name),
                 total=round(probed.seconds) if probed.seconds else None,
                 unit="s of video",
@@ -126,6 +146,10 @@ class EventLocalizer(NamedTuple):
             length, windows = self._windows(iter(bar))
         except UnusableClipError as error:
             raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
+        except LostError as error:
+            raise UserError(f"{path}: the decoder: {error}; leave this video out") from None
+        finally:
+            items.close()
         seconds = length.seconds
         remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
         remarks += noted

@@ -4,7 +4,7 @@ Frames and sound are chosen as for a clip (decode.py), but no video is refused f
 decoding continues after damaged places.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -50,12 +50,43 @@ class Segment(NamedTuple):
         return max(self.picture_seconds, self.sound_seconds)
 
 
+class Note(NamedTuple):
+    """Something that a user should know about a video."""
+
+    text: str
+    damage: bool  # a damaged place; otherwise a remark, once each
+
+
 class Probe(NamedTuple):
     """What is known about a video before it is decoded."""
 
     seconds: float | None  # None: unknown to the container
     view: tuple[float, float, float, float]  # left, top, width, height: share that encoders read
     starts_at: float  # seconds that players show at its start
+
+
+def read_video(
+    path: Path, *, fps: int, short_side: int, crop: int
+) -> Generator[Probe | Segment | Note, None, None]:
+    """All of a video: first its probe, then its seconds, with notes between them.
+
+    Raises: UnusableClipError with the reason, as `probe` and `decode_segments`.
+    """
+    notes: list[Note] = []
+    yield probe(path, short_side=short_side, crop=crop)
+    segments = decode_segments(
+        path,
+        fps=fps,
+        short_side=short_side,
+        crop=crop,
+        damaged=lambda text: notes.append(Note(text, damage=True)),
+        remark=lambda text: notes.append(Note(text, damage=False)),
+    )
+    for segment in segments:
+        yield from notes
+        notes.clear()
+        yield segment
+    yield from notes
 
 
 def probe(path: Path, *, short_side: int, crop: int) -> Probe:

@@ -1,18 +1,27 @@
 """Processes for parallel work, and the display of its progress."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar
 
 from tqdm import tqdm
 
 from cace.system.errors import UserError, shown
 
 Item = TypeVar("Item")
+Options = ParamSpec("Options")
+
+
+class LostError(Exception):
+    """A separate process hangs or has crashed; the text says which."""
 
 
 def workers() -> int:
@@ -37,6 +46,64 @@ def worker_processes(count: int) -> ProcessPoolExecutor:
     )
 
 
+def in_process(
+    work: Callable[Options, Iterator[Item]],
+    deadline_seconds: float,
+    *arguments: Options.args,
+    **options: Options.kwargs,
+) -> Generator[Item, None, None]:
+    """The items of a generator that runs in a separate process, a few ahead.
+
+    work: a generator function, which a new process can import.
+    deadline_seconds: for each item.
+    Raises: LostError if an item takes longer, or the process crashes; what `work` raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send, args=(there, os.getpid(), work, arguments, options), daemon=True
+    )
+    process.start()
+    there.close()
+    try:
+        while True:
+            if not here.poll(deadline_seconds):
+                raise LostError(f"nothing within {deadline_seconds:g} s")
+            try:
+                item, error = here.recv()
+            except (EOFError, OSError):  # it ended, perhaps within an item
+                process.join()
+                raise LostError(f"crashed (exit code {process.exitcode})") from None
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _send(
+    to: Connection,
+    parent: int,
+    work: Callable[..., Iterator[object]],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> None:
+    """In the separate process: pairs of an item and an error; the last one has no item."""
+    _end_with(parent)
+    try:
+        for item in work(*arguments, **options):
+            to.send((item, None))
+        to.send((None, None))
+    except BrokenPipeError:  # nobody reads on
+        pass
+    except Exception as error:
+        to.send((None, error))
+
+
 def _end_with(parent: int) -> None:
     """Ends this process soon after its parent; an orphan would keep using memory and cores."""
 
@@ -46,6 +113,20 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """In this block SIGTERM raises SystemExit, so that what is temporary is removed."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

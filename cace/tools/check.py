@@ -29,6 +29,7 @@ from cace.media.pool import MediaFile, decode_clips
 from cace.media.store import Facts
 from cace.paths import INDEX
 from cace.system.errors import UserError
+from cace.system.workers import stopping_on_sigterm
 
 # Enough to find all damage: every frame is decoded, few are stored.
 SMALL: dict[str, Any] = {"fps": 1, "short_side": 32, "crop": 32, "jpeg_quality": 50}
@@ -110,7 +111,7 @@ def _decoded(
     files = [MediaFile(id_, found.get(id_)) for id_ in annotations.ids]
     if not files:
         return pd.DataFrame(columns=["id", "usable", "padded", "reason", "remarks", *Facts._fields])
-    with TemporaryDirectory() as scratch:
+    with stopping_on_sigterm(), TemporaryDirectory() as scratch:
         decoded = decode_clips(
             files,
             annotations,
