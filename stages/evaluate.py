@@ -37,7 +37,7 @@ def main() -> None:
         (paths.PREDICTIONS / "test.csv", result.predictions),
         (paths.METRICS / "confusion.csv", result.confusion),
         (paths.METRICS / "per_category.csv", result.per_category),
-        (paths.METRICS / "reliability.csv", pd.DataFrame(result.analysis.reliability)),
+        (paths.METRICS / "reliability.csv", pd.DataFrame(result.analysis.reliability).dropna()),
     ):
         write_atomically(path, table.to_csv(index=False))
     page = run_page(
