@@ -11,7 +11,7 @@ from cace.evaluation.accuracy import segment_predictions
 from cace.features.batches import Batch
 from cace.localizers.avel import Avel
 from cace.localizers.parts import checkpoints
-from cace.localizers.parts.protocol import Sizes
+from cace.localizers.parts.protocol import Localization, Sizes
 from tests import fill
 from tests.test_cace_net import close, labels
 
@@ -84,6 +84,27 @@ def test_the_loss_of_a_perfect_answer_is_its_floor():
     batch = Batch(torch.zeros(1), torch.zeros(1), torch.full((1, 10), 7), 1, 1)
     floor = (math.log(1 + math.exp(-1)) + 28 * math.log(2)) / 29
     assert localizer.losses(out, batch)["segments"].item() == pytest.approx(floor, abs=1e-9)
+
+
+def mean_loss(background, of_background):
+    """Of the same answer for 100 segments, whose events share 28 categories.
+
+    background: how many of them are background. of_background: its probability.
+    """
+    localizer = Avel(SMALL._replace(categories=28), width=8)
+    labels = torch.cat([torch.full((background,), 28), torch.arange(100 - background) % 28])
+    rest = torch.full((28,), (1 - of_background) / 28)
+    scores = torch.cat([rest, torch.tensor([of_background])]).log().expand(1, 100, 29)
+    out = Localization(scores[..., 0], scores[..., :-1], None, {"scores": scores})
+    batch = Batch(torch.zeros(1), torch.zeros(1), labels.unsqueeze(0), 1, 1)
+    return localizer.losses(out, batch)["segments"].item()
+
+
+@pytest.mark.parametrize(("background", "is_certain"), [(48, True), (17, False)])
+def test_frequent_background_draws_an_untrained_answer_to_certainty(background, is_certain):
+    # Its gain per probability is its share - σ(1) there, and a category's is its share - σ(0): on
+    # mini 0.48 - 0.73 > 0.02 - 0.50, on AVE 0.17 - 0.73 < 0.03 - 0.50.
+    assert (mean_loss(background, 1.0) < mean_loss(background, 0.99)) == is_certain
 
 
 def test_the_attention_is_a_share_of_the_grid(out):
