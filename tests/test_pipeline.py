@@ -127,7 +127,7 @@ def test_the_page_of_the_run_opens_without_a_network_and_shows_clips(project, vi
     page = visit(project.folder / "data/predictions/report.html")
     accuracy = project.json("metrics/eval.json")["test"]["accuracy"]
     assert f"{100 * accuracy:.1f} % of the test segments" in page.locator("main").inner_text()
-    assert page.locator(".frame").count() == 10 * 5  # test clips
+    assert page.locator(".frame:not(details .frame)").count() == 10 * 5  # test clips
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth)")
 
 
