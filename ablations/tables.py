@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cace.comparison.words import percent
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.files import expect_file, write_atomically, write_json
 from cace.system.scratch import remove_recorded
 from cace.tables.marks import marks
-from cace.tables.text import markdown, percent
+from cace.tables.text import markdown
 
 CLIP_SOURCES = ("mini", "folder", "ave")
 

@@ -8,9 +8,9 @@ import yaml
 from baselines.table_5 import rows
 from baselines.table_5.rows import ROWS, Row
 from baselines.train import settings
+from cace.comparison.words import percent
 from cace.settings import LOCALIZERS, load_params
 from cace.system.errors import UserError
-from cace.tables.text import percent
 from tests.project import ROOT
 
 METHODS = sorted(path.stem for path in (ROOT / "baselines/settings").glob("*.yaml"))

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from cace.tables.text import percent
+from cace.comparison.words import percent
 
 # Sources that fill a row. On AVE's clips, the features are those of the paper's last row alone.
 ALL = ("mini", "folder", "released", "ave")

@@ -102,17 +102,17 @@ OVERVIEW = ("run", "seeds", "accuracy, %", "difference", "95 % interval", "p", "
 def overview(comparison: Comparison) -> list[list[str]]:
     """One row per run: its accuracy, and the difference from the first run."""
     first = comparison.pairs[0].measures["accuracy"].a
-    rows = [[comparison.name, str(len(comparison.seeds)), percent(first), "", "", "", ""]]
+    rows = [[comparison.name, str(len(comparison.seeds)), percent(*first), "", "", "", ""]]
     for pair in comparison.pairs:
         found = pair.measures["accuracy"]
-        rows.append([pair.name, str(len(pair.seeds)), percent(found.b), *_cells(found)])
+        rows.append([pair.name, str(len(pair.seeds)), percent(*found.b), *_cells(found)])
     return rows
 
 
 def measure_rows(pair: Pair) -> list[list[str]]:
     """One row per measure."""
     return [
-        [MEASURES[name], percent(found.a), percent(found.b), *_cells(found)]
+        [MEASURES[name], percent(*found.a), percent(*found.b), *_cells(found)]
         for name, found in pair.measures.items()
     ]
 
@@ -120,7 +120,7 @@ def measure_rows(pair: Pair) -> list[list[str]]:
 def category_rows(pair: Pair) -> list[list[str]]:
     """One row per category: its clips, recalls and difference."""
     return [
-        [one.name, str(one.recall.clips), percent(one.recall.a), percent(one.recall.b), *cells]
+        [one.name, str(one.recall.clips), percent(*one.recall.a), percent(*one.recall.b), *cells]
         for one in pair.categories
         for cells in [_cells(one.tested)]
     ]

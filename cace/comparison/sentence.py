@@ -1,18 +1,16 @@
 """A run's result in one sentence, with all that another must know to compare with it."""
 
-from cace.comparison.measures import right_segments
+from cace.comparison.measures import shares
 from cace.comparison.sources import Run
-from cace.comparison.statistics import Value
+from cace.comparison.statistics import over_seeds
 from cace.comparison.words import percent
 from cace.evaluation.metrics import interval
 
 
 def sentence(run: Run) -> str:
     """Such as `On the 48 test clips of mini, cace_net labels 90.0 % of the segments right ...`."""
-    right = right_segments(run.saved) / run.saved.actual.shape[1]  # [seeds, clips]
-    by_seed = right.mean(axis=1)
+    right = shares(run.saved, "accuracy").contributions()
     seeds, clips = right.shape
-    deviation = float(by_seed.std(ddof=1)) if seeds > 1 else None
     settings = run.settings or {}
     source, method = settings.get("data.source"), settings.get("localizer.name", run.name)
     low, high = interval(right.mean(axis=0))
@@ -24,6 +22,6 @@ def sentence(run: Run) -> str:
         details.append(f"95 % bootstrap interval over clips {100 * low:.1f} to {100 * high:.1f} %")
     return (
         f"On the {clips} test clip{'s' if clips > 1 else ''}{f' of {source}' if source else ''}, "
-        f"{method} labels {percent(Value(float(by_seed.mean()), deviation))} % of the segments "
+        f"{method} labels {percent(*over_seeds(right))} % of the segments "
         f"right ({'; '.join(details)})."
     )

@@ -78,7 +78,7 @@ def compare(a: Shares, b: Shares, *, resamples: int = RESAMPLES, seed: int = 0) 
     """
     used = a.used() | b.used()
     ours, theirs = (Shares(s.hits[:, used], s.among[:, used]).contributions() for s in (a, b))
-    values = _value(ours), _value(theirs)
+    values = over_seeds(ours), over_seeds(theirs)
     gain = (theirs.mean(axis=0) - ours.mean(axis=0)).round(DIGITS)
     difference = values[1].mean - values[0].mean
     if len(gain) < 2:  # one clip shows nothing of others
@@ -106,7 +106,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _value(contributions: Float[np.ndarray, "S N"]) -> Value:
+def over_seeds(contributions: Float[np.ndarray, "S N"]) -> Value:
+    """Of what each clip contributes to a measure, with each seed."""
     seeds = contributions.mean(axis=1)
     return Value(float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else None)
 

@@ -1,7 +1,7 @@
 """Numbers and verdicts of a comparison in words."""
 
 from cace.comparison.results import Pair
-from cace.comparison.statistics import Difference, Value
+from cace.comparison.statistics import Difference
 
 MINUS = "−"
 
@@ -49,10 +49,11 @@ def points(share: float, sign: bool = False) -> str:
     return text.replace("-", "" if text in ("-0.0",) else MINUS).replace("+0.0", "0.0")
 
 
-def percent(value: Value) -> str:
-    """`91.2 ± 0.3` in percent."""
-    mean = f"{100 * value.mean:.1f}"
-    return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.1f}"
+def percent(mean: float, deviation: float | None = None) -> str:
+    """Mean and, over several seeds, deviation: `91.2 ± 0.3`."""
+    # The mean of equal figures may differ from them in the last digit, and so be rounded otherwise.
+    shown = f"{round(100 * mean, 6):.1f}"
+    return shown + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def interval(difference: Difference) -> str:
