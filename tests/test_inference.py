@@ -13,7 +13,7 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.card import card_of
 from cace.encoders.checkpoint import save_encoder
 from cace.encoders.visual import visual_encoder
-from cace.inference import localize as inference
+from cace.inference import models
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers import load_checkpoint
 from cace.localizers.parts import checkpoints
@@ -161,10 +161,10 @@ def test_events_are_runs_of_one_category_above_the_threshold(tmp_path):
 
 def test_an_authors_checkpoint_is_put_behind_vgg19_and_vggish(tmp_path, monkeypatch):
     no_weights = {
-        name: {**about, "weights": "none"} for name, about in inference.RELEASED_ENCODERS.items()
+        name: {**about, "weights": "none"} for name, about in models.RELEASED_ENCODERS.items()
     }
-    monkeypatch.setattr(inference, "RELEASED_ENCODERS", no_weights)
-    monkeypatch.setattr(inference, "RELEASED_FRAMES", {**inference.RELEASED_FRAMES, "fps": 1})
+    monkeypatch.setattr(models, "RELEASED_ENCODERS", no_weights)
+    monkeypatch.setattr(models, "RELEASED_FRAMES", {**models.RELEASED_FRAMES, "fps": 1})
     weights = {f"module.{key}": value for key, value in fill.params("Co-Guide").items()}
     torch.save(weights, tmp_path / "authors.pth.tar")
     loaded = cace.load(tmp_path / "authors.pth.tar")

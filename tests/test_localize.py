@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from cace import cli
-from cace.inference import exports
-from cace.inference import localize as inference
-from cace.inference.localize import EventLocalizer, load
+from cace.inference import exports, models
+from cace.inference.localize import EventLocalizer
+from cace.inference.models import load
 from cace.inference.page import _decision
 from cace.inference.timeline import Training
 from cace.localizers.dam import Dam
@@ -56,7 +56,7 @@ def localize(model, monkeypatch, tmp_path):
     """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     command = Localize(model)
-    monkeypatch.setattr(inference, "load", lambda *_, **__: command.model)  # once for all tests
+    monkeypatch.setattr(models, "load", lambda *_, **__: command.model)  # once for all tests
     return command
 
 

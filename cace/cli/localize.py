@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     Raises: UserError if a video fails; the others are finished first.
     """
     from cace.inference.exports import Writer, videos
-    from cace.inference.localize import load
+    from cace.inference.models import load
 
     left_out: list[str] = []
     files = videos(options.video, left_out)
