@@ -84,6 +84,17 @@ def test_one_clip_tells_nothing_about_others():
     assert (found.low, found.high, found.p, found.verdict) == (None, None, 1, "cannot tell")
 
 
+def test_a_measure_of_nothing_is_0_as_in_the_metrics_of_a_run():
+    every_second = SavedPredictions(
+        ("Bark",), ("a", "b"), (0, 0), np.zeros((2, 10), int),
+        {0: np.zeros((2, 10), int)}, {0: np.zeros(2, int)},
+    )  # fmt: skip
+    found = difference(every_second, every_second, "background_recall")
+    scores = score(every_second.labels[0], every_second.actual, np.zeros(2, int), 1)
+    assert found.a.mean == found.b.mean == scores.background_recall == 0
+    assert (found.difference, found.low, found.p, found.clips) == (0, None, 1, 0)
+
+
 def test_few_clips_that_differ_do_not_make_a_run_better():
     # All four in one direction: the interval excludes 0, but p = 2 / 2^4.
     before, after = np.full(48, 5), np.full(48, 5)

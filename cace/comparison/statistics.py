@@ -77,6 +77,9 @@ def compare(a: Shares, b: Shares, *, resamples: int = RESAMPLES, seed: int = 0) 
     that of a two-sided permutation test, which swaps the runs within clips.
     """
     used = a.used() | b.used()
+    if not used.any():  # as the background recall where all is an event: 0, as in `Scores`
+        nothing = Value(0.0, None)
+        return Difference(nothing, nothing, 0.0, None, None, 1.0, 0, None)
     ours, theirs = (Shares(s.hits[:, used], s.among[:, used]).contributions() for s in (a, b))
     values = over_seeds(ours), over_seeds(theirs)
     gain = (theirs.mean(axis=0) - ours.mean(axis=0)).round(DIGITS)
