@@ -123,6 +123,14 @@ def test_all_plots_become_pictures(project, tmp_path):
     )
 
 
+def test_pictures_of_plots_that_are_not_there_are_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="run this in the project's top folder"):
+        main(["plots", "--png", "out"])
+    with pytest.raises(SystemExit, match="--base needs --png DIR"):
+        main(["plots", "--base", "main"])
+
+
 def test_the_page_of_the_run_opens_without_a_network_and_shows_clips(project, visit):
     page = visit(project.folder / "data/predictions/report.html")
     accuracy = project.json("metrics/eval.json")["test"]["accuracy"]

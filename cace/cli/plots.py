@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cace.cli import arguments
 from cace.system.errors import UserError
+from cace.system.files import expect_writable
 
 
 def add(commands: arguments.Commands, _: Path) -> None:
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from cace.tools.plots import draw_plots, make_plots_offline
 
     if options.png:
+        expect_writable(options.png)
         for path in draw_plots(options.png, options.base):
             print(path)
         return

@@ -42,8 +42,7 @@ def make_plots_offline() -> Path:
 
     Raises: UserError if the folder is not a DVC project.
     """
-    if not DVC.is_dir():
-        raise UserError(f"{DVC}: not there; run this in the project's top folder")
+    _expect_project()
     library = vl_convert.javascript_bundle(GLOBAL, VEGA_LITE)
     write_atomically(DVC / TEMPLATE, PAGE % library)
     _dvc("config", "--local", "plots.html_template", TEMPLATE)
@@ -54,17 +53,25 @@ def draw_plots(into: Path, base: str | None = None) -> list[Path]:
     """Writes each plot of the project in the current folder as a PNG, and returns the files.
 
     base: a branch, tag or commit to draw beside the workspace.
-    Raises: UserError if DVC cannot read the plots, as of an unknown commit.
+    Raises: UserError if there are none, or DVC cannot read them, as of an unknown commit.
     """
+    _expect_project()
     command = ("show",) if base is None else ("diff", base, "workspace")
-    found = json.loads(_dvc("plots", *command, "--json", "--out", str(into)))["data"]
+    found = json.loads(_dvc("plots", *command, "--json", "--out", str(into))).get("data", {})
     files = []
     for name, plots in found.items():
         for plot in (plot for plot in plots if plot["type"] == "vega"):
-            path = into / Path(name).relative_to("metrics").with_suffix(".png")
+            path = into / Path(name).with_suffix(".png")
             write_atomically(path, vl_convert.vegalite_to_png(plot["content"]))
             files.append(path)
+    if not files:
+        raise UserError("there are no plots; run `dvc repro`")
     return files
+
+
+def _expect_project() -> None:
+    if not DVC.is_dir():
+        raise UserError(f"{DVC}: not there; run this in the project's top folder")
 
 
 def _dvc(*arguments: str) -> str:
