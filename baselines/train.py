@@ -19,8 +19,10 @@ def main() -> None:
     """Writes the scores of both protocols, and the predictions on test, of one method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help=f"a file in {SETTINGS}, without .yaml")
-    method = parser.parse_args().method
-    run_cell(method, "baselines", paths.FEATURES, settings(method), about)
+    parser.add_argument("--weak", action="store_true", help="train on the tags of clips alone")
+    options = parser.parse_args()
+    params = settings(options.method, weak=options.weak)
+    run_cell(options.method, "weak" if options.weak else "baselines", paths.FEATURES, params, about)
 
 
 def about(trained: Trained) -> dict[str, Any]:
@@ -40,9 +42,10 @@ def about(trained: Trained) -> dict[str, Any]:
     }
 
 
-def settings(method: str) -> Params:
+def settings(method: str, *, weak: bool = False) -> Params:
     """The profile's, with the settings that the method was published with.
 
+    weak: with weak supervision, in the form that all methods have.
     Raises: UserError if there is no such method, or its file has an error.
     """
     file = SETTINGS / f"{method}.yaml"
@@ -55,6 +58,8 @@ def settings(method: str) -> Params:
     published["train"] |= {"seeds": params.baselines.seeds, "narrower": 1}
     if params.baselines.few_clips:
         published["train"] |= few_clips
+    published["supervision"] = "weak" if weak else "full"
+    published["weak"] = {"form": "common"}
     return changed(params, published, where=str(file))
 
 

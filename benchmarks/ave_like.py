@@ -26,7 +26,14 @@ from jaxtyping import Float
 from baselines.train import SETTINGS
 from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, report
 from cace.conventions import SEGMENTS
-from cace.data.annotations import AVE_CATEGORIES, Annotations, Row, read_lines, segment_labels
+from cace.data.annotations import (
+    AVE_CATEGORIES,
+    Annotations,
+    Row,
+    clip_tags,
+    read_lines,
+    segment_labels,
+)
 from cace.data.sources import released
 from cace.data.sources.released_labels import ORDER_KEY, read_data
 from cace.features.store import create_store
@@ -166,11 +173,13 @@ def write_features(path: Path) -> None:
             line = lines[number]
             category = AVE_CATEGORIES.index(line.category)
             rows[number] = Row(f"{number}-{line.id}", category, line.start, line.end, split)
+    labels = segment_labels(Annotations(AVE_CATEGORIES, tuple(rows.values())))
     create_store(
         path,
         ids=[row.id for row in rows.values()],
         splits=[row.split for row in rows.values()],
-        labels=segment_labels(Annotations(AVE_CATEGORIES, tuple(rows.values()))),
+        labels=labels,
+        tags=clip_tags(labels, len(AVE_CATEGORIES)),
         categories=AVE_CATEGORIES,
         visual_shape=(SEGMENTS, GRID, GRID, VISUAL),
         audio_shape=(SEGMENTS, AUDIO),

@@ -127,6 +127,7 @@ def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
             ids=[row.id for row in rows],
             splits=[row.split for row in rows],
             labels=segment_labels(annotations),
+            tags=np.zeros(len(rows), int),
             categories=AVE_CATEGORIES,
             visual_shape=visual_shape,
             audio_shape=audio_shape,

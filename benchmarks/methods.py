@@ -63,7 +63,6 @@ def our_step(name: str, store: Path) -> Callable[[], Any]:
     from cace.features.store import FeatureStore
     from cace.localizers.parts.checkpoints import build
     from cace.localizers.parts.protocol import Sizes
-    from cace.training.loop import CLIPS_AT_ONCE
 
     localizer = build(name, Sizes(VISUAL, AUDIO, CATEGORIES, GRID[0] * GRID[1]))
     localizer.start_epoch(1.0)
@@ -71,7 +70,7 @@ def our_step(name: str, store: Path) -> Callable[[], Any]:
 
     def step() -> None:
         every = torch.arange(BATCH)
-        for places in every.split(CLIPS_AT_ONCE):
+        for places in every.split(localizer.clips_at_once):
             batch = split.batch(places, every)
             out = localizer(batch.visual, batch.audio)
             torch.stack([*localizer.losses(out, batch).values()]).sum().backward()

@@ -31,6 +31,7 @@ def write_features(path: Path) -> None:
         file["visual"] = rng.random((BATCH + 2, 10, *GRID, VISUAL), "f4").astype("f2")
         file["audio"] = rng.random((BATCH + 2, 10, AUDIO), "f4").astype("f2")
         file["labels"] = labels
+        file["tags"] = labels[:, -1]
         file["id"] = [str(k) for k in range(BATCH + 2)]
         file["split"] = ["train"] * BATCH + ["val", "test"]
         file["categories"] = [str(k) for k in range(CATEGORIES)]
@@ -75,7 +76,7 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
     from cace.features.batches import Split
     from cace.features.store import FeatureStore
     from cace.localizers import load_checkpoint
-    from cace.training.loop import CLIPS_AT_ONCE, in_precision
+    from cace.training.loop import in_precision
     from tests import fill
 
     guidance: Any = {"Co-Guide": "both", "Audio-Guide": "audio"}[guide]
@@ -88,7 +89,7 @@ def our_step(store: Path, guide: str, precision: Any) -> Callable[[], Any]:
     def step() -> Any:
         scores = []
         every = torch.arange(BATCH)
-        for places in every.split(CLIPS_AT_ONCE):
+        for places in every.split(localizer.clips_at_once):
             batch = split.batch(places, every)
             noise = torch.zeros(len(places), 10, 256)
             with in_precision(precision, device):

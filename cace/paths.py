@@ -15,6 +15,13 @@ FEATURES = Path("data/features.h5")  # extract
 LOCALIZERS = Path("data/models/localizer")  # train
 PREDICTIONS = Path("data/predictions")  # evaluate
 
+# Tables of trained cells, by their folder in data/ and metrics/, and the stage of their cells.
+TABLES = {
+    "ablations": "ablations/dvc.yaml:train",
+    "baselines": "baselines/dvc.yaml:train",
+    "weak": "baselines/dvc.yaml:train_weak",
+}
+
 METRICS = Path("metrics")
 DECODE_METRICS = METRICS / "decode.json"  # decode
 FINETUNE_METRICS = METRICS / "finetune.json"  # finetune

@@ -26,6 +26,7 @@ def main() -> None:
         store,
         paths.LOCALIZERS,
         params.localizer.name,
+        supervision=params.supervision,
         threshold=params.evaluate.threshold,
         boundary=params.evaluate.boundary,
         device=device,

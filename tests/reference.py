@@ -150,18 +150,19 @@ def transformer_layer(p: Params, x: Tensor, memory: Tensor, name: str) -> Tensor
     return normed(p, "norm2", x + linear(p, "linear2", linear(p, "linear1", x).relu()))
 
 
-def interaction(p: Params, first: Tensor, second: Tensor) -> Tensor:
+def interaction(p: Params, first: Tensor, second: Tensor, heads: int = HEADS) -> Tensor:
     product = first * second
     memory = torch.cat([second, first])
-    return normed(p, "norm1", product + multihead(sub(p, "video_multihead"), product, memory))
+    attended = multihead(sub(p, "video_multihead"), product, memory, heads)
+    return normed(p, "norm1", product + attended)
 
 
-def multihead(p: Params, x: Tensor, memory: Tensor) -> Tensor:
+def multihead(p: Params, x: Tensor, memory: Tensor, heads: int = HEADS) -> Tensor:
     """(T,B,D) asks (S,B,D)."""
     wq, wk, wv = p["in_proj_weight"].chunk(3)
     bq, bk, bv = p["in_proj_bias"].chunk(3)
     query, key, value = x @ wq.T + bq, memory @ wk.T + bk, memory @ wv.T + bv
-    query, key, value = (y.unflatten(-1, (HEADS, -1)) for y in (query, key, value))
+    query, key, value = (y.unflatten(-1, (heads, -1)) for y in (query, key, value))
     scores = torch.einsum("tbhd,sbhd->bhts", query, key) / query.shape[-1] ** 0.5
     mixed = torch.einsum("bhts,sbhd->tbhd", scores.softmax(dim=-1), value)
     return linear(p, "out_proj", mixed.flatten(2))

@@ -25,14 +25,16 @@ from tests.reference import (
 Outputs = dict[str, Tensor]
 
 
-def cmran(p: Params, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]) -> Outputs:
-    """`is_event_scores` (B,T) and `event_scores` (B,28), logits."""
+def cmran(
+    p: Params, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"], heads: int = 4
+) -> Outputs:
+    """`is_event_scores` (B,T) and `event_scores` (B,28), logits; 29 of the weak model."""
     cells = linear(p, "v_fc", visual.flatten(2, 3)).relu()
     v = spatial_channel(sub(p, "spatial_channel_att"), cells, audio).transpose(0, 1)
     a = audio.transpose(0, 1)
     aq = decoder(sub(p, "audio_decoder"), a, encoder(sub(p, "video_encoder"), v))
     vq = decoder(sub(p, "video_decoder"), v, encoder(sub(p, "audio_encoder"), a))
-    fused = interaction(sub(p, "AVInter"), vq, aq)
+    fused = interaction(sub(p, "AVInter"), vq, aq, heads)
     head = sub(p, "localize_module")
     return {
         "is_event_scores": linear(head, "classifier", fused).squeeze(-1).T,
@@ -58,6 +60,20 @@ def cmran_losses(out: Outputs, labels: Float[Tensor, "B T 29"]) -> Outputs:
         "relevance": bce_with_logits(out["is_event_scores"].T.unsqueeze(-1), events.amax(dim=-1)),
         "category": cross_entropy(out["event_scores"], category),
     }
+
+
+def cmran_weak(
+    p: Params, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
+) -> Outputs:
+    """As `cmran`, of the weakly supervised model, and `video_scores` (B,29)."""
+    out = cmran(p, visual, audio, heads=2)
+    shown = out["is_event_scores"].sigmoid()[..., None] * out["event_scores"][:, None]
+    return out | {"video_scores": shown.amax(dim=1).softmax(dim=-1)}
+
+
+def soft_margin(p: Tensor, tags: Float[Tensor, "B L"]) -> Tensor:
+    """The multi-label soft margin, a mean over labels and clips."""
+    return (tags * softplus(-p) + (1 - tags) * softplus(p)).mean()
 
 
 def audio_guided(p: Params, cells: Tensor, audio: Tensor) -> Tensor:

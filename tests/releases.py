@@ -58,3 +58,10 @@ def write_release(folder):
         rows = [row for row in range(ROWS) if SPLIT_OF[row] == split]
         write(folder, f"{split}_order.h5", np.array(rows[::-1]), key="order")
     return folder
+
+
+def write_without_event(folder, rows=5):
+    """The feature files of clips without an event, for weak supervision."""
+    rng = np.random.default_rng(1)
+    write(folder, "visual_feature_noisy.h5", rng.random((rows, 10, 2, 2, 6)))
+    write(folder, "audio_feature_noisy.h5", rng.random((rows, 10, 8)))

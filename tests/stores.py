@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cace.data.annotations import Annotations, Row, segment_labels
+from cace.data.annotations import Annotations, Row, clip_tags, segment_labels
 
 CATEGORIES = ("Bark", "Flute", "Truck")
 
@@ -37,6 +37,7 @@ def write_feature_store(
     with h5py.File(path, "w") as file:
         file["visual"], file["audio"] = visual.astype(np.float16), audio.astype(np.float16)
         file["labels"] = labels
+        file["tags"] = clip_tags(labels, data.background)
         file["id"] = [row.id for row in data.rows]
         file["split"] = [row.split for row in data.rows]
         file["categories"] = data.categories

@@ -37,7 +37,9 @@ def models(store, tmp_path_factory):
 
 
 def evaluate(store, models, name=NAME):
-    return evaluate_runs(store, models, name, threshold=0.5, boundary=1, device=CPU)
+    return evaluate_runs(
+        store, models, name, supervision="full", threshold=0.5, boundary=1, device=CPU
+    )
 
 
 def test_metrics_agree_with_the_predictions_written_beside_them(store, models):

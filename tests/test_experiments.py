@@ -112,7 +112,7 @@ def test_a_method_becomes_a_row_of_table_5(project, tmp_path):
         if file.stem != "psp":
             shutil.copytree(cells / "psp", cells / file.stem)
             shutil.copy(saved, saved.with_stem(file.stem))
-    project.run("python", "-m", "baselines.table_5")
+    project.run("python", "-m", "baselines.tables", "table_5")
     rows = {row["row"]: row for row in project.json("metrics/baselines/table_5.json")["rows"]}
     assert rows["PSP"]["test"]["accuracy"] == cell["test"]["accuracy"]
     assert rows["PSP"]["paper"] == 77.8

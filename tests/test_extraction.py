@@ -264,6 +264,7 @@ def test_a_store_has_its_place_on_the_disk_before_the_first_clip_is_encoded(tmp_
         ids=["a"],
         splits=["train"],
         labels=np.zeros((1, 10), int),
+        tags=np.zeros(1, int),
         categories=DATA.categories,
         visual_shape=(10, 7, 7, 512),
         audio_shape=(10, 128),

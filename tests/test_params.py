@@ -216,7 +216,7 @@ def test_the_settings_of_a_method_are_the_arguments_of_its_constructor(settings)
     for name in LOCALIZERS:
         params = load_params(settings(f"localizer.name={name}"))
         arguments = inspect.signature(localizer_class(name)).parameters
-        assert set(params.method) == set(arguments) - {"sizes"}, name
+        assert set(params.method) == set(arguments) - {"sizes", "weak_form"}, name
 
 
 def test_the_defaults_of_a_method_are_those_of_params_yaml(settings):

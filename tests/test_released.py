@@ -5,13 +5,15 @@ import os
 import pytest
 
 from cace.data.sources import released
-from cace.data.sources.released import FILES, ONLY_FOR_CHECKS, complete, copy_files, find_files
+from cace.data.sources.released import FILES, complete, copy_files, find_files
+from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
 from tests.project import Project
-from tests.releases import write_release
+from tests.releases import write_release, write_without_event
 
-REQUIRED = {file.name for file in FILES} - set(ONLY_FOR_CHECKS)
+FETCHED = {file.name for file in FILES} - set(WITHOUT_EVENT)
+REQUIRED = FETCHED - set(OPTIONAL)
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def test_files_are_found_in_the_folder_or_in_its_data_folder(release):
     (release / "data").mkdir()
     (release / "labels.h5").rename(release / "data/labels.h5")
     found = find_files(release)
-    assert set(found) == {file.name for file in FILES}
+    assert set(found) == FETCHED
     assert found["labels.h5"] == release / "data/labels.h5"
 
 
@@ -56,13 +58,19 @@ def downloads(release, monkeypatch):
 
 
 def test_without_a_folder_all_files_are_fetched(downloads, release):
-    assert complete({}) == {file.name: release / file.name for file in FILES}
+    assert complete({}) == {name: release / name for name in FETCHED}
 
 
 def test_what_a_folder_lacks_is_fetched(downloads, release):
     found = {name: path for name, path in find_files(release).items() if "order" not in name}
-    assert set(complete(found)) == {file.name for file in FILES}
+    assert set(complete(found)) == FETCHED
     assert downloads == ["train_order.h5", "val_order.h5", "test_order.h5"]
+
+
+def test_clips_without_an_event_are_used_where_they_are(downloads, release):
+    write_without_event(release)
+    assert set(WITHOUT_EVENT) < set(complete(find_files(release)))
+    assert downloads == []
 
 
 def test_with_a_folder_that_has_the_required_files_nothing_is_fetched(downloads, release):

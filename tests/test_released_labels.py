@@ -28,6 +28,7 @@ from tests.releases import (
     one_hot_labels,
     write,
     write_release,
+    write_without_event,
 )
 from tests.workspaces import make_workspace, work_of
 
@@ -206,9 +207,9 @@ def test_a_fault_is_named_with_its_file_and_row(release, change, messages):
 
 def convert(folder):
     published = read_released(folder)
-    files = {"visual": folder / "visual_feature.h5", "audio": folder / "audio_feature.h5"}
+    files = {name: [folder / f"{name}_feature.h5"] for name in ("visual", "audio")}
     into = folder.parent / "features.h5"
-    convert_features(files, published.annotations, published.labels, into, {})
+    convert_features(files, published.annotations, published.labels, published.tags, into, {})
     return FeatureStore(into)
 
 
@@ -221,6 +222,27 @@ def test_the_store_holds_all_rows_as_float16_whatever_the_block(release, monkeyp
     assert store.labels[5].tolist() == [0] * 5 + [1] * 3 + [3] * 2
     assert store.splits.tolist() == SPLIT_OF
     assert store.categories == NAMES
+
+
+def test_the_tag_of_a_clip_is_its_category_also_where_its_labels_have_no_event(release):
+    tags = read_released(release).tags
+    assert tags.tolist() == [1 if row == 5 else row // 8 for row in range(ROWS)]
+    (release / "mil_labels.h5").unlink()
+    assert read_released(release).tags[2] == len(NAMES)
+
+
+def test_half_of_the_clips_without_an_event_is_refused(release):
+    write_without_event(release)
+    (release / "audio_feature_noisy.h5").unlink()
+    with pytest.raises(UserError, match="visual_feature_noisy.h5: expected its other half"):
+        read_released(release)
+
+
+def test_clips_without_an_event_of_another_form_are_refused(release):
+    write_without_event(release)
+    write(release, "audio_feature_noisy.h5", np.ones((5, 10, 9)))
+    with pytest.raises(UserError, match=r"noisy.h5: expected \[M, T, A\] with T = 10, A = 8, got"):
+        read_released(release)
 
 
 @pytest.fixture
@@ -250,6 +272,22 @@ def test_the_provenance_of_released_features_has_the_hashes_of_their_files(proje
     }
     assert provenance["settings"] == {"fps": 16}
     assert provenance["left_out"] == {"train": 0, "val": 0, "test": 0}
+
+
+def test_clips_without_an_event_become_a_split_of_their_own(release, monkeypatch):
+    write_without_event(release)
+    folder = make_workspace(release.parent, monkeypatch)
+    files = [{"file": path.name} for path in sorted(release.iterdir())]
+    publish_media(release, list_files(release, files), folder / "media")
+    write_labels(folder / "media", folder / "clips", folder / "decode.json")
+    converted(folder)
+    store = FeatureStore(folder / "features.h5")
+    assert store.splits.tolist() == [*SPLIT_OF, *["background"] * 5]
+    assert (store.labels[ROWS:] == len(NAMES)).all()
+    assert store.tags.tolist() == [*read_released(release).tags, *[len(NAMES)] * 5]
+    for name, found in (("visual", store.visual), ("audio", store.audio)):
+        with h5py.File(release / f"{name}_feature_noisy.h5") as file:
+            assert np.array_equal(found[ROWS:], file["avadataset"][:].astype(np.float16))
 
 
 def change_a_label(clips):

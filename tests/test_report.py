@@ -79,7 +79,13 @@ class Made:
             self.write(f"test_curves/seed-{seed}.csv", {"test_accuracy": [0.1, 0.2, 0.625]})
         self.write("finetune.csv", {"recall_at_1": [0.1, 0.2], "recall_at_5": [0.5, 0.6]})
         self.result = evaluate_runs(
-            store, self.models, method, threshold=0.5, boundary=1, device=CPU
+            store,
+            self.models,
+            method,
+            supervision="full",
+            threshold=0.5,
+            boundary=1,
+            device=CPU,
         )
 
     def write(self, name, columns):

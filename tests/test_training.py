@@ -13,6 +13,7 @@ from cace.features import batches
 from cace.features.batches import Batch, Split
 from cace.features.store import FeatureStore
 from cace.localizers import load_checkpoint
+from cace.localizers.cace_net import CaceNet
 from cace.localizers.parts import checkpoints
 from cace.settings import LOCALIZERS, changed, load_params
 from cace.system.errors import UserError
@@ -184,7 +185,7 @@ def without_draws(localizer):
 
 
 def weights_after_an_epoch(store, monkeypatch, clips_at_once):
-    monkeypatch.setattr(loop, "CLIPS_AT_ONCE", clips_at_once)
+    monkeypatch.setattr(CaceNet, "clips_at_once", clips_at_once)
     torch.manual_seed(0)
     localizer = without_draws(untrained(store)).double()
     localizer.start_epoch(1.0)

@@ -15,11 +15,12 @@ SCHEDULE = Schedule(
 )  # fmt: skip
 
 
-def train(store, into, seed=0, silenced=None, name=NAME, settings=SETTINGS, **changes):
+def train(store, into, seed=0, silenced=None, weak=None, name=NAME, settings=SETTINGS, **changes):
     """Curves; the checkpoints are in the folder `into`, the state beside it."""
     return fit(
         name, settings, store, into, state=into.parent / "state" / into.name, seed=seed,
         schedule=SCHEDULE._replace(**changes), device=CPU, source="folder", silenced=silenced,
+        weak=weak,
     )  # fmt: skip
 
 

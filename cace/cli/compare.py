@@ -21,7 +21,7 @@ def add(commands: arguments.Commands, _: Path) -> None:
         "complete table from DVC's cache; the workspace is not changed.",
         epilog="A run is one of: a branch, tag or commit; an experiment, as `dvc exp show` names "
         "it; `workspace`, the files as they are; a file of predictions, FILE.csv; a cell of the "
-        "tables, as ablations/CELL or baselines/METHOD, and at a revision as "
+        "tables, as ablations/CELL, baselines/METHOD or weak/METHOD, and at a revision as "
         "main:baselines/METHOD.",
     )
     parser.add_argument("a", metavar="A", help="the run that the others are compared with")

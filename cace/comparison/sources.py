@@ -17,7 +17,6 @@ from cace.system.errors import UserError, shown
 from cace.system.files import read_text, read_yaml
 
 WORKSPACE = "workspace"
-TABLES = ("ablations", "baselines")
 CACHED = paths.PREDICTIONS / "predictions.csv"
 CACHED_BEFORE = paths.PREDICTIONS / "test.csv"  # of commits without metrics/predictions.csv
 NOT_OF_A_RESULT = ("ablations", "baselines", "compute")  # sections of settings
@@ -64,7 +63,8 @@ class _Place(NamedTuple):
 def find(name: str, top: Path | None) -> Run:
     """The run of a name: `workspace`, a branch, tag or commit, an experiment, a CSV file, a cell.
 
-    A cell is `ablations/CELL` or `baselines/METHOD`, also at a revision: `REVISION:baselines/css`.
+    A cell is `ablations/CELL`, `baselines/METHOD` or `weak/METHOD`, also at a revision:
+    `REVISION:baselines/css`.
 
     top: the project's top folder; without one, only CSV files can be read.
     Raises: UserError if there is no such run, or no predictions of it.
@@ -79,13 +79,14 @@ def find(name: str, top: Path | None) -> Run:
     revision, colon, cell = name.rpartition(":")
     table, _, cell_name = cell.partition("/")
     if colon:
-        if table not in TABLES or not cell_name:
+        if table not in paths.TABLES or not cell_name:
             raise UserError(
-                f"{shown(name)}: expected REVISION:ablations/CELL or REVISION:baselines/METHOD"
+                f"{shown(name)}: expected REVISION:ablations/CELL, REVISION:baselines/METHOD or "
+                f"REVISION:weak/METHOD"
             )
         return _of_cell(name, _place(revision, top), table, cell_name)
     files = _Place(WORKSPACE, top, None)
-    if table in TABLES and (top / _cell_file(table, cell_name)).is_file():
+    if table in paths.TABLES and (top / _cell_file(table, cell_name)).is_file():
         return _of_cell(name, files, table, cell_name)
     place = _place(name, top)
     return Run(name, place.commit, _predictions(place), _settings(place))
@@ -119,7 +120,7 @@ def _place(name: str, top: Path) -> _Place:
         done = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         if done.returncode == 0:
             return _Place(name, top, done.stdout.strip())
-    tables = " or ".join(f"{table}/NAME" for table in TABLES)
+    tables = " or ".join(f"{table}/NAME" for table in paths.TABLES)
     raise UserError(
         f"{shown(name)}: expected a branch, tag, commit, experiment (`dvc exp show` lists them), "
         f"{WORKSPACE}, a file FILE.csv, or a cell of a table ({tables}) that has predictions"
@@ -203,7 +204,7 @@ def _from_cache(place: _Place, path: Path) -> str | None:
 def _of_cell(name: str, place: _Place, table: str, cell: str) -> Run:
     file = _cell_file(table, cell)
     where = f"{place}: {file}"
-    again = f"`dvc repro {table}/dvc.yaml:train@{cell}`"
+    again = f"`dvc repro {paths.TABLES[table]}@{cell}`"
     text = place.text(file)
     if text is None:
         raise UserError(f"{where}: not there; run {again} {_there(place)}to make it")
@@ -236,7 +237,7 @@ def _settings(place: _Place, table: str | None = None, cell: str = "") -> dict[s
     profile = place.yaml(Path(f"profiles/{source}.yaml")) or {}
     settings = _merged(params, profile)
     if table is not None:
-        for changes in _changes(place, table, cell, profile.get(table) or {}):
+        for changes in _changes(place, table, cell, profile):
             settings = _merged(settings, changes)
     selected = (settings.get("localizer") or {}).get("name")
     left_out = {*NOT_OF_A_RESULT, *LOCALIZERS} - {selected}
@@ -244,18 +245,22 @@ def _settings(place: _Place, table: str | None = None, cell: str = "") -> dict[s
 
 
 def _changes(
-    place: _Place, table: str, cell: str, of_table: Mapping[str, Any]
+    place: _Place, table: str, cell: str, profile: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the settings of a cell change, in this order. of_table: the profile's section."""
+    """What the settings of a cell change, in this order."""
     if table == "ablations":
+        of_table = profile.get("ablations") or {}
         file = place.yaml(Path("ablations/params.yaml")) or {}
         own = (file.get("cells") or {}).get(cell) or {}
         return [{"train": dict(of_table)}, file.get("base") or {}, own]
+    of_table = profile.get("baselines") or {}
     published = place.yaml(Path(f"baselines/settings/{cell}.yaml")) or {}
     few_clips = published.pop("few_clips", None) or {}
     train = {"seeds": of_table.get("seeds"), "narrower": 1}
     train |= few_clips if of_table.get("few_clips") else {}
-    return [published, {"train": train}]
+    supervision = {"supervision": "weak", "weak": {"form": "common"}}
+    own = supervision if table == "weak" else {"supervision": "full"}
+    return [published, {"train": train, **own}]
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -329,6 +329,12 @@ def segment_labels(annotations: Annotations) -> Int[np.ndarray, "N T"]:
     return labels
 
 
+def clip_tags(labels: Int[np.ndarray, "N T"], background: int) -> Int[np.ndarray, " N"]:
+    """The category of each clip (the largest, if it has two), or the background label."""
+    largest = np.where(labels == background, -1, labels).max(axis=1)
+    return np.where(largest < 0, background, largest)
+
+
 def save_annotations(path: Path, annotations: Annotations) -> None:
     """Writes annotations as JSON, so that later stages do not read the text files again."""
     rows = [row._asdict() for row in annotations.rows]

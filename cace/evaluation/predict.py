@@ -15,7 +15,7 @@ from cace.localizers.parts import checkpoints
 from cace.localizers.parts.about import Encoders
 from cace.localizers.parts.checkpoints import Checkpoint
 from cace.localizers.parts.protocol import Localizer, Sizes
-from cace.settings import check_some
+from cace.settings import Supervision, check_some
 from cace.system.errors import UserError
 
 
@@ -78,15 +78,29 @@ def sizes_of(split: Split) -> Sizes:
     )
 
 
-def load_for(split: Split, path: Path, name: str | None = None, **settings: Any) -> Localizer:
+def load_for(
+    split: Split,
+    path: Path,
+    name: str | None = None,
+    *,
+    supervision: Supervision | None = None,
+    **settings: Any,
+) -> Localizer:
     """The localizer of a checkpoint, on the split's device.
 
     name: the method, if another one is to be refused.
+    supervision: refuses a checkpoint that is known to be of the other one.
     settings: of an authors' checkpoint.
     Raises: UserError as `expect_fit`, or if the file is damaged.
     """
     checkpoint = checkpoints.read(path, name, **settings)
     expect_fit(checkpoint, split, path)
+    found = checkpoint.about.get("supervision", supervision)
+    if supervision and found != supervision:
+        raise UserError(
+            f"{path}: was trained with {found} supervision, and params.yaml, supervision, is "
+            f"{supervision}; run `dvc repro train`"
+        )
     return checkpoint.localizer.to(split.device)
 
 

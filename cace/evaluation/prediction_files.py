@@ -52,7 +52,10 @@ def write(
     """
     cells = [*map(_quoted, names), BACKGROUND]
     seen: Counter[str] = Counter()
-    rows = [(seen.update([id_]), seen[id_] - 1)[1] for id_ in ids]
+    rows = []
+    for id_ in ids:
+        rows.append(seen[id_])
+        seen[id_] += 1
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)

@@ -20,6 +20,7 @@ from cace.features.batches import UNIMODAL, Split
 from cace.features.store import FeatureStore
 from cace.localizers import localizer_class
 from cace.localizers.parts.protocol import Localizer
+from cace.settings import Supervision
 from cace.system.errors import UserError
 
 
@@ -47,22 +48,23 @@ def evaluate_runs(
     models: Path,
     name: str,
     *,
+    supervision: Supervision,
     threshold: float,
     boundary: int,
     device: torch.device,
 ) -> Evaluation:
     """Scores every seed under both protocols, and all baselines, on test.
 
-    name: the method; checkpoints of another one are refused.
+    name, supervision: of the training; checkpoints of others are refused.
     threshold, boundary: section `evaluate` of the settings.
     """
     test = Split(store, "test", device)
-    runs = evaluate_seeds(test, models, name, threshold=threshold)
+    runs = evaluate_seeds(test, models, name, supervision=supervision, threshold=threshold)
     baselines = {
         "always_background": always_background(test.labels, store.background),
         "never_background": never_background(test.labels, store.background),
     }
-    both = len(localizer_class(name).modalities) > 1
+    both = len(localizer_class(name).modalities) > 1 and supervision == "full"
     for folder, silenced in UNIMODAL.items() if both else ():
         silent = Split(store, "test", device, silenced)
         localizer = load_for(silent, models / folder / "best.pt", name)
@@ -97,7 +99,9 @@ def saved_predictions(test: Split, runs: dict[int, Run]) -> str:
     )
 
 
-def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) -> dict[int, Run]:
+def evaluate_seeds(
+    test: Split, models: Path, name: str, *, supervision: Supervision, threshold: float
+) -> dict[int, Run]:
     """Scores `best.pt` and `best_on_test.pt` of every folder `seed-<n>`.
 
     threshold: θ of the honest protocol; best-on-test uses that at which it chose its epochs.
@@ -109,9 +113,12 @@ def evaluate_seeds(test: Split, models: Path, name: str, *, threshold: float) ->
     runs = {}
     for seed in seeds:
         folder = models / f"seed-{seed}"
-        honest, predictions = evaluate(load_for(test, folder / "best.pt", name), test, threshold)
-        chosen_on_test = load_for(test, best_on_test_file(folder), name)
-        labels = predict(chosen_on_test, test, THRESHOLD).labels
+        on_val, on_test = (
+            load_for(test, file, name, supervision=supervision)
+            for file in (folder / "best.pt", best_on_test_file(folder))
+        )
+        honest, predictions = evaluate(on_val, test, threshold)
+        labels = predict(on_test, test, THRESHOLD).labels
         runs[seed] = Run(honest, predictions, accuracy(labels, test.labels))
     return runs
 

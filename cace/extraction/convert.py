@@ -16,7 +16,7 @@ from cace.data.annotations import RELEASED_KEY, Annotations, load_annotations
 from cace.data.manifest import read_manifest
 from cace.encoders.card import EncoderCard
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
-from cace.features.store import MAKE_AGAIN, create_store
+from cace.features.store import BACKGROUND, MAKE_AGAIN, create_store
 from cace.system.errors import UserError, listed
 from cace.system.files import expect_file, hash_folder, publish
 from cace.system.hdf5 import dataset, open_hdf5, opened
@@ -34,12 +34,13 @@ class Released(NamedTuple):
 
     encoder: str
     file: str
+    without_event: str  # more clips, for weak supervision: may be missing
 
 
 # Source: the paper's Tables 1, 2 and 4.
 RELEASED = {
-    "visual": Released("vgg19", "visual_feature.h5"),
-    "audio": Released("vggish", "audio_feature.h5"),
+    "visual": Released("vgg19", "visual_feature.h5", "visual_feature_noisy.h5"),
+    "audio": Released("vggish", "audio_feature.h5", "audio_feature_noisy.h5"),
 }
 
 
@@ -59,13 +60,19 @@ def convert(media: Path, clips: Path, out: Path) -> EncoderCards:
         }
     )
     provenance = Provenance(cards, FRAMES, hash_folder(clips), count_per_split([])).as_json()
-    with scratch("extract", provenance) as work:
+    without_event = [hashes.get(released.without_event) for released in RELEASED.values()]
+    with scratch("extract", provenance, without_event) as work:
         finished = work / "features.h5"
         if not finished.exists():
             convert_features(
-                {modality: media / released.file for modality, released in RELEASED.items()},
+                {
+                    modality: [media / released.file]
+                    + [media / released.without_event] * all(without_event)
+                    for modality, released in RELEASED.items()
+                },
                 load_annotations(clips / "annotations.json"),
                 np.load(labels_file),
+                np.load(clips / "tags.npy"),
                 work / "unfinished.h5",
                 provenance,
             )
@@ -75,39 +82,51 @@ def convert(media: Path, clips: Path, out: Path) -> EncoderCards:
 
 
 def convert_features(
-    sources: dict[str, Path],
+    sources: dict[str, list[Path]],
     annotations: Annotations,
     labels: Int[np.ndarray, "N T"],
+    tags: Int[np.ndarray, " N"],
     into: Path,
     provenance: dict[str, Any],
 ) -> None:
     """Copies released features into a store as float16, one sample per row.
 
-    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A].
+    sources: the HDF5 files of `visual` [N, T, H, W, V] and `audio` [N, T, A]. A second file of each
+        is of clips without an event, which become the split `background`.
+    labels, tags: of the first files.
     Only a block of samples is in memory at a time.
     Raises: UserError with every row that contains no features; do not use the store then.
     """
     with contextlib.ExitStack() as stack:
         data = {
-            name: dataset(stack.enter_context(open_hdf5(path, GET_AGAIN)), RELEASED_KEY)
-            for name, path in sources.items()
+            name: [
+                dataset(stack.enter_context(open_hdf5(path, GET_AGAIN)), RELEASED_KEY)
+                for path in paths
+            ]
+            for name, paths in sources.items()
         }
+        more = sum(map(len, data["visual"])) - len(labels)
+        without_event = np.full((more, labels.shape[1]), annotations.background)
         create_store(
             into,
-            ids=[row.id for row in annotations.rows],
-            splits=[row.split for row in annotations.rows],
-            labels=labels,
+            ids=[row.id for row in annotations.rows] + [f"background {k}" for k in range(more)],
+            splits=[row.split for row in annotations.rows] + [BACKGROUND] * more,
+            labels=np.concatenate([labels, without_event]),
+            tags=np.concatenate([tags, without_event[:, 0]]),
             categories=annotations.categories,
-            visual_shape=data["visual"].shape[1:],
-            audio_shape=data["audio"].shape[1:],
+            visual_shape=data["visual"][0].shape[1:],
+            audio_shape=data["audio"][0].shape[1:],
             provenance=provenance,
         )
         store = stack.enter_context(open_hdf5(into, MAKE_AGAIN, "r+"))
-        problems = [
-            f"{sources[name]}, {problem}"
-            for name in sources
-            for problem in _convert(data[name], store[name], name)
-        ]
+        problems = []
+        for name, paths in sources.items():
+            start = 0
+            for path, source in zip(paths, data[name], strict=True):
+                problems += [
+                    f"{path}, {problem}" for problem in _convert(source, store[name], start, name)
+                ]
+                start += len(source)
     if problems:
         raise UserError(
             f"extract: {len(problems)} rows cannot be used:{listed(problems)}\n"
@@ -115,11 +134,11 @@ def convert_features(
         )
 
 
-def _convert(source: h5py.Dataset, target: h5py.Dataset, name: str) -> list[str]:
-    """Copies all rows; returns a problem for each row that contains no features."""
+def _convert(source: h5py.Dataset, target: h5py.Dataset, first: int, name: str) -> list[str]:
+    """Copies all rows to row `first` and later; a problem for each that contains no features."""
     problems = []
     for start, block, small in _blocks(source, f"extract: {name}, blocks"):
-        target[start : start + len(small)] = small
+        target[first + start : first + start + len(small)] = small
         problems += _without_features(start, block, small, name)
     return problems
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
-from cace.data.annotations import Annotations, segment_labels
+from cace.data.annotations import Annotations, clip_tags, segment_labels
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
@@ -116,7 +116,8 @@ def extract_features(
             store,
             ids=[annotations.rows[row].id for row in rows],
             splits=[annotations.rows[row].split for row in rows],
-            labels=segment_labels(annotations)[rows],
+            labels=(labels := segment_labels(annotations)[rows]),
+            tags=clip_tags(labels, annotations.background),
             categories=annotations.categories,
             visual_shape=one.visual.shape,
             audio_shape=one.audio.shape,

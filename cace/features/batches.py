@@ -16,14 +16,26 @@ Silenced = Literal["visual", "audio"]
 UNIMODAL: dict[str, Silenced] = {"visual_only": "audio", "audio_only": "visual"}
 
 
+class TagsOnly(NamedTuple):
+    """How a batch teaches where events are, if the tag of each clip is all that is known."""
+
+    top: int  # segments that an event fills at least: k
+    background: int  # clips without an event in the complete batch, mismatched ones included
+    mismatched: bool  # whether these clips have the sound of others
+
+
 class Batch(NamedTuple):
-    """Some clips on the device, and two counts of the complete batch that they belong to."""
+    """Some clips on the device, and two counts of the complete batch that they belong to.
+
+    Under weak supervision, the labels have the tag of the clip in every segment.
+    """
 
     visual: Float[Tensor, "b T H W V"]
     audio: Float[Tensor, "b T A"]
     labels: Int[Tensor, "b T"]  # category of each segment; C outside events
     clips: int  # of the complete batch, which may be computed in parts
     clips_with_event: int  # likewise
+    tags_only: TagsOnly | None = None  # None: the labels are those of the segments
 
 
 class Split:
@@ -74,17 +86,19 @@ class Split:
 
         complete: places of the complete batch, if these are only a part of it.
         """
-        if self.resident is None:
-            visual, audio, labels = self._read(self.rows[places.numpy()])
-        else:
-            there = places.to(self.device)
-            visual, audio, labels = (data[there] for data in self.resident)
+        visual, audio, labels = self.samples(places)
         complete = places if complete is None else complete
         has_event = (self.labels[complete.numpy()] != self.store.background).any(axis=1)
         return Batch(visual.float(), audio.float(), labels, len(complete), int(has_event.sum()))
 
-    def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
+    def samples(self, places: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
         """Visual and audio features, in the store's precision, and labels."""
+        if self.resident is None:
+            return self._read(self.rows[places.numpy()])
+        there = places.to(self.device)
+        return tuple(data[there] for data in self.resident)
+
+    def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(data[rows]).to(self.device) for data in self.stored)
 
 

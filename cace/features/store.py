@@ -1,8 +1,8 @@
 """The feature store: one HDF5 file of encoder outputs for every usable sample.
 
 `visual` float16 [N, T, H, W, V] and `audio` float16 [N, T, A] are contiguous and uncompressed, so
-that training maps them into memory. Beside them are `labels` [N, T], `id`, `split`, `categories`,
-and the attribute `provenance` (JSON, which `cace.extraction.provenance` writes).
+that training maps them into memory. Beside them are `labels` [N, T], `tags` [N], `id`, `split`,
+`categories`, and the attribute `provenance` (JSON, which `cace.extraction.provenance` writes).
 """
 
 import json
@@ -22,6 +22,7 @@ from cace.system.errors import UserError, shown
 from cace.system.files import expect_file
 from cace.system.hdf5 import dataset, open_hdf5, opened
 
+BACKGROUND = "background"  # split of clips that only weak supervision trains on
 MAKE_AGAIN = "remove it and run the same command again"  # a store that is not complete yet
 PROVENANCE = ("encoders", "settings", "left_out")  # its entries that others read
 
@@ -37,6 +38,7 @@ class FeatureStore:
         with opened(path, "run `dvc repro extract`") as file:
             data = self._checked(file)
             self.labels: Int[np.ndarray, "N T"] = data["labels"][:].astype(np.int64)
+            self.tags: Int[np.ndarray, " N"] = data["tags"][:].astype(np.int64)
             self.ids: list[str] = list(data["id"].asstr()[:])
             self.splits: np.ndarray = data["split"].asstr()[:]
             self.categories: tuple[str, ...] = tuple(data["categories"].asstr()[:])
@@ -50,15 +52,25 @@ class FeatureStore:
                 f"{path}, categories: expected printable names, each once, got {shown(names)}; run "
                 f"`dvc repro extract`"
             )
-        if not np.isin(self.labels, np.arange(self.background + 1)).all():
-            raise UserError(
-                f"{path}, labels: expected numbers from 0 to {self.background}, got others; run "
-                f"`dvc repro extract`"
-            )
+        for name, labels in (("labels", self.labels), ("tags", self.tags)):
+            if not np.isin(labels, np.arange(self.background + 1)).all():
+                raise UserError(
+                    f"{path}, {name}: expected numbers from 0 to {self.background}, got others; "
+                    f"run `dvc repro extract`"
+                )
 
     def _checked(self, file: h5py.File) -> dict[str, h5py.Dataset]:
-        axes = {"visual": 5, "audio": 3, "labels": 2, "id": 1, "split": 1, "categories": 1}
-        kinds = {"visual": ("f2", "f4"), "audio": ("f2", "f4"), "labels": ("i8", "i4", "i2", "i1")}
+        axes = {
+            "visual": 5,
+            "audio": 3,
+            "labels": 2,
+            "tags": 1,
+            "id": 1,
+            "split": 1,
+            "categories": 1,
+        }
+        numbers, floats = ("i8", "i4", "i2", "i1"), ("f2", "f4")
+        kinds = {"visual": floats, "audio": floats, "labels": numbers, "tags": numbers}
         size, data = self.path.stat().st_size, {}
         for name, count in axes.items():
             found = dataset(file, name)
@@ -82,7 +94,7 @@ class FeatureStore:
                     f"{self.path}, {name}: expected [{samples}, {segments}, ...] as the labels, "
                     f"got {data[name].shape}"
                 )
-        for name in ("id", "split"):
+        for name in ("tags", "id", "split"):
             if len(data[name]) != samples:
                 raise UserError(f"{self.path}, {name}: expected {samples}, got {len(data[name])}")
         return data
@@ -122,6 +134,7 @@ def create_store(
     ids: Sequence[str],
     splits: Sequence[str],
     labels: Int[np.ndarray, "N T"],
+    tags: Int[np.ndarray, " N"],
     categories: Sequence[str],
     visual_shape: tuple[int, ...],
     audio_shape: tuple[int, ...],
@@ -129,7 +142,8 @@ def create_store(
 ) -> None:
     """Writes a store that lacks only the features, completely or not at all.
 
-    ids, splits, labels: of each sample, in the same order.
+    ids, splits, labels, tags: of each sample, in the same order. A tag is all that weak supervision
+        knows of a sample: the category of its event, or the background label.
     visual_shape, audio_shape: of one sample's features.
     provenance: plain JSON.
     """
@@ -147,6 +161,7 @@ def create_store(
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             file.create_dataset(name, (len(ids), *shape), np.float16, dcpl=layout)
         file["labels"] = labels
+        file["tags"] = tags
         file["id"] = list(ids)
         file["split"] = list(splits)
         file["categories"] = list(categories)

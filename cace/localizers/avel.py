@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cace.features.batches import Batch
 from cace.localizers.parts import audio_guided_attention
 from cace.localizers.parts.audio_guided_attention import AudioGuidedAttention, xavier_linear
+from cace.localizers.parts.losses import released_tag_loss
 from cace.localizers.parts.protocol import (
     AuthorsFormat,
     Localization,
@@ -18,13 +20,14 @@ from cace.localizers.parts.protocol import (
 )
 from cace.localizers.parts.relation import bidirectional_lstm
 from cace.localizers.parts.segment_labels import SegmentLabels
-from cace.settings import AvelFusion
+from cace.settings import AvelFusion, WeakForm
 
 
 class Avel(SegmentLabels):
     """AVEL with both modalities and attention, supervised: one of 29 labels for each segment.
 
     width: channels of each direction of the LSTMs, from which the other widths follow.
+    weak_form: how it learns from tags: common, as all methods do here; released, as its own code.
     fusion: how the modalities come together after their LSTMs: concat, or dmrn, the dual
         multimodal residual network of the same paper.
 
@@ -35,7 +38,14 @@ class Avel(SegmentLabels):
     title = "AVEL"
     fixed_grid = True
 
-    def __init__(self, sizes: Sizes, *, width: int = 128, fusion: AvelFusion = "concat") -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        width: int = 128,
+        fusion: AvelFusion = "concat",
+        weak_form: WeakForm = "common",
+    ) -> None:
         super().__init__(sizes, settings_of(locals()))
         self.attention = AudioGuidedAttention(
             sizes.visual_channels, sizes.audio_channels, sizes.positions, hidden=4 * width
@@ -48,7 +58,7 @@ class Avel(SegmentLabels):
         else:
             self.from_visual, self.from_audio = _residual(2 * width), _residual(2 * width)
             self.scores = xavier_linear(2 * width, sizes.categories + 1)
-        self.fusion = fusion
+        self.fusion, self.weak_form = fusion, weak_form
 
     def forward(
         self, visual: Float[Tensor, "B T H W V"], audio: Float[Tensor, "B T A"]
@@ -66,6 +76,12 @@ class Avel(SegmentLabels):
                 fused = ((audio_sequence + shared).tanh() + (visual_sequence + shared).tanh()) / 2
             scores = self.scores(fused)
         return localization_of_scores(scores, attended.attention)
+
+    def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Of the labels; in the released weak form, of the largest scores of the clip."""
+        if batch.tags_only and self.weak_form == "released":
+            return {"tag": released_tag_loss(out.extra["scores"].amax(dim=1), batch)}
+        return super().losses(out, batch)
 
     @classmethod
     def authors_format(cls, weights: dict[str, Tensor], settings: dict[str, Any]) -> AuthorsFormat:

@@ -1,5 +1,6 @@
 """CSS-Net (Feng et al., TMM 2023): consistent segment selection. A reconstruction."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -91,11 +92,16 @@ class Css(Localizer):
             )
 
     def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Of the two heads, and of the distance between the two global features."""
+        """Of the two heads, and of the distance between the two global features.
+
+        Vision and sound of different clips are not drawn together.
+        """
         seen, heard = (F.normalize(out.extra[name], dim=-1) for name in ("seen", "heard"))
         apart = 1 - (seen * heard).sum(dim=-1)
         distance = (seen - heard).norm(dim=-1)
         contrast = (apart + DISTANCE_WEIGHT * distance).sum() / batch.clips
+        if batch.tags_only and batch.tags_only.mismatched:
+            contrast = torch.zeros_like(contrast)
         return {
             **two_heads(out, batch, self.background),
             "contrast": self.contrast_weight * contrast,

@@ -99,8 +99,12 @@ class Dam(Localizer):
         }
 
     def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Of both passes, the second on the event segments of the labels, and of the category."""
-        event = batch.labels != self.background
+        """Of both passes, the second on the event segments of the labels, and of the category.
+
+        Weak supervision does not know these segments: the second pass uses those of the first.
+        """
+        first = {name: out.extra[f"{name}_first"] for name in ("seen", "heard")}
+        event = _probability(first) > 0.5 if batch.tags_only else batch.labels != self.background
         known = self._match(out.extra["seen"], out.extra["heard"], event)
 
         def relevance(seen: Tensor, heard: Tensor) -> Tensor:
@@ -109,7 +113,7 @@ class Dam(Localizer):
 
         return {
             "relevance": relevance(known["seen"], known["heard"]),
-            "first_relevance": relevance(out.extra["seen_first"], out.extra["heard_first"]),
+            "first_relevance": relevance(**first),
             "category": category_loss(known["class_logits"], batch, self.background),
         }
 

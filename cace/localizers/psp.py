@@ -83,15 +83,18 @@ class Psp(Localizer):
         return shares(share * (share > self.threshold))
 
     def losses(self, out: Localization, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Of the labels, and of the pairs: the similarity is to be shared by the event segments."""
+        """Of the labels, and of the pairs: the similarity is to be shared by the event segments.
+
+        Weak supervision does not know these segments, and has no term of the pairs.
+        """
+        segments = {"segments": label_loss(out.extra["scores"], batch)}
+        if batch.tags_only:
+            return segments
         event = (batch.labels != self.background).to(out.relevance.dtype)
         found = shares(out.extra["similarity"].relu())
         wanted = event / event.sum(dim=1, keepdim=True).clamp(min=1)
         pairs = F.mse_loss(found, wanted, reduction="sum") / (event.shape[1] * batch.clips)
-        return {
-            "segments": label_loss(out.extra["scores"], batch),
-            "pairs": self.pair_weight * pairs,
-        }
+        return {**segments, "pairs": self.pair_weight * pairs}
 
     @classmethod
     def authors_format(cls, weights: dict[str, Tensor], settings: dict[str, Any]) -> AuthorsFormat:

@@ -22,7 +22,11 @@ from cace.settings.schema import (
     Seed,
     Share,
     Source,
+    Supervision,
     VisualEncoderName,
+    WeakForm,
+    WeakParams,
+    method_params,
 )
 
 __all__ = [
@@ -43,10 +47,14 @@ __all__ = [
     "Seed",
     "Share",
     "Source",
+    "Supervision",
     "VisualEncoderName",
+    "WeakForm",
+    "WeakParams",
     "changed",
     "check_method",
     "check_section",
     "check_some",
     "load_params",
+    "method_params",
 ]

@@ -10,9 +10,9 @@ from cace.settings.schema import (
     BeceParams,
     GuidanceParams,
     LocalizerParams,
-    MethodParams,
-    Params,
     Section,
+    WeakParams,
+    method_params,
 )
 from cace.system.errors import UserError, shown
 
@@ -47,11 +47,13 @@ def check_method(name: str, settings: dict[str, Any], where: str) -> None:
     Raises: UserError as `check_section`.
     """
     sections: dict[type[Section], dict[str, Any]] = {}
-    own: type[MethodParams] = Params.model_fields[name].annotation  # type: ignore[assignment]
+    own = method_params(name)
     for key, value in settings.items():
         section: type[Section] = own
         field = key
-        if name == "cace_net" and key not in own.model_fields:
+        if key == "weak_form":
+            section, field = WeakParams, "form"
+        elif name == "cace_net" and key not in own.model_fields:
             if key.startswith("bece_"):
                 section, field = BeceParams, key.removeprefix("bece_")
             elif key in LocalizerParams.model_fields:

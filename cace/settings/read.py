@@ -14,8 +14,10 @@ from cace.system.files import read_text, read_yaml
 # The sections of each file that a stage in dvc.yaml tracks.
 PARAMS_SECTIONS = (
     *("data", "finetune", "guidance", "bece", "localizer", "train", "evaluate"),
+    *("supervision", "weak"),
     *LOCALIZERS,
 )
+SINGLE_VALUES = ("supervision",)  # that are no sections
 PROFILE_SECTIONS = (
     *("download", "decode", "encoders", "finetune", "extract", "train"),
     *("ablations", "baselines"),  # ablations/dvc.yaml and baselines/dvc.yaml track them
@@ -46,6 +48,9 @@ def load_params(root: Path = Path(), source: Source | None = None) -> Params:
 
     merged: dict[str, Any] = {}
     for section in dict.fromkeys((*params, *profile)):
+        if section in SINGLE_VALUES:
+            merged[section] = params[section]
+            continue
         ours, theirs = params.get(section) or {}, profile.get(section) or {}
         if twice := sorted(set(ours) & set(theirs), key=str):
             raise UserError(
@@ -73,14 +78,15 @@ def load_params(root: Path = Path(), source: Source | None = None) -> Params:
     return checked(Params, merged, file_of)
 
 
-def changed(params: Params, changes: dict[str, dict[str, Any]], where: str) -> Params:
+def changed(params: Params, changes: dict[str, Any], where: str) -> Params:
     """The settings with some of their values replaced, checked again.
 
     Raises: UserError that names `where` and each wrong key.
     """
     merged = params.model_dump(by_alias=True)
     for section, values in changes.items():
-        merged[section] = {**merged.get(section, {}), **values}
+        single = section in SINGLE_VALUES
+        merged[section] = values if single else {**merged.get(section, {}), **values}
     return check_section(Params, merged, where)
 
 
@@ -97,6 +103,8 @@ def _read(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
                 f"{path}, {printed_key(section)}: no stage tracks this section in this file; "
                 f"expected one of {', '.join(sections)}"
             )
+        if section in SINGLE_VALUES:
+            continue
         if not isinstance(keys, dict | None):
             raise UserError(f"{path}, {section}: expected keys with values, got {shown(keys)}")
         for key in _names(section) & set(keys := keys or {}):

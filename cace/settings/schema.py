@@ -1,7 +1,7 @@
 """The settings: their sections, and the kind and range of each value."""
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,8 @@ Precision = Literal["float32", "bfloat16"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 AvelFusion = Literal["concat", "dmrn"]
+Supervision = Literal["full", "weak"]
+WeakForm = Literal["common", "released"]
 VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
 AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
 NAMED_WEIGHTS = ("none", "imagenet", "audioset", "youtube8m")  # of encoders
@@ -205,6 +207,8 @@ class LocalizerParams(Section):
 class MethodParams(Section):
     """Settings of one method, by the names of its constructor's arguments."""
 
+    weak_forms: ClassVar[tuple[WeakForm, ...]] = ("common",)  # how it learns from tags alone
+
 
 WIDTHS = 8  # a width is a multiple of it
 Width = Annotated[int, Field(ge=WIDTHS, le=8192, multiple_of=WIDTHS)]
@@ -228,12 +232,16 @@ class CmbsParams(MethodParams):
 class AvelParams(MethodParams):
     """AVEL."""
 
+    weak_forms = ("common", "released")
+
     width: Width
     fusion: AvelFusion
 
 
 class CmranParams(MethodParams):
     """CMRAN."""
+
+    weak_forms = ("common", "released")
 
     width: Width
 
@@ -270,13 +278,25 @@ class CssParams(MethodParams):
 class AudioParams(MethodParams):
     """The row "Audio" of Table 5."""
 
+    weak_forms = ()
+
     width: Width
 
 
 class VisualParams(MethodParams):
     """The row "Visual" of Table 5."""
 
+    weak_forms = ()
+
     width: Width
+
+
+class WeakParams(Section):
+    """Weak supervision: of a training clip, only its tag is read."""
+
+    form: WeakForm
+    mismatch: Share  # mismatched pairs for each clip of a batch
+    top: Share  # of a clip that an event fills at least
 
 
 class TrainParams(Section):
@@ -342,11 +362,40 @@ class Params(Section):
     css: CssParams
     audio: AudioParams
     visual: VisualParams
+    weak: WeakParams
+    supervision: Supervision
     train: TrainParams
     evaluate: EvaluateParams
     ablations: AblationsParams
     baselines: BaselinesParams
     compute: ComputeParams
+
+    @field_validator("supervision")
+    @classmethod
+    def _is_offered(cls, supervision: Supervision, info: ValidationInfo) -> Supervision:
+        if supervision == "full" or not {"weak", "localizer"} <= info.data.keys():
+            return supervision
+        name, form = info.data["localizer"].name, info.data["weak"].form
+        forms = method_params(name).weak_forms
+        if not forms:
+            raise ValueError(
+                f"expected full for localizer {name}: it reads one modality, and weak supervision "
+                f"teaches what background is by vision and sound that do not belong together"
+            )
+        if form not in forms:
+            offered = " and ".join(
+                method for method in LOCALIZERS if form in method_params(method).weak_forms
+            )
+            raise ValueError(
+                f"expected weak.form common for localizer {name}: form {form} is offered for "
+                f"{offered} (docs/weak.md)"
+            )
+        return supervision
+
+    @property
+    def learns_from_tags(self) -> WeakParams | None:
+        """How training learns from the tags of clips alone; None with full supervision."""
+        return self.weak if self.supervision == "weak" else None
 
     @property
     def method(self) -> dict[str, Any]:
@@ -360,17 +409,30 @@ class Params(Section):
             settings |= {"guidance": self.guidance.mode}
             settings |= {f"bece_{k}": v for k, v in self.bece.model_dump(by_alias=True).items()}
             settings |= self.localizer.model_dump(exclude={"name"})
+        if self.supervision == "weak":
+            if self.localizer.name == "cace_net":
+                settings["bece_enabled"] = False  # needs the labels of segments
+            if self.weak.form != "common":
+                settings["weak_form"] = self.weak.form
         return settings
 
     def of_training(self) -> dict[str, Any]:
         """All settings that a trained localizer depends on, as plain JSON."""
         train = self.train.model_dump(mode="json")
+        weak = self.learns_from_tags
         return {
             "source": self.data.source,
             "localizer": self.localizer.name,
             "settings": self.method,
             "train": train,
+            "weak": weak and weak.model_dump(mode="json"),
         }
+
+
+def method_params(name: str) -> type[MethodParams]:
+    """The settings of a method."""
+    section: type[MethodParams] = Params.model_fields[name].annotation  # type: ignore[assignment]
+    return section
 
 
 # The methods: each has a section in params.yaml and a module in cace/localizers/.

@@ -40,7 +40,7 @@ def run_cell(
     Writes data/<table>/cells/<name>/, with `scores.json` (both protocols) and `predictions.csv`,
     and metrics/<table>/predictions/<name>.csv, which is for git.
 
-    table: the folder of its dvc.yaml.
+    table: one of `paths.TABLES`.
     more: what the cell contributes to `scores.json` beside the scores.
     inputs: of `more`, in addition to the features and the settings.
     """
@@ -50,8 +50,7 @@ def run_cell(
         params.evaluate.threshold,
         *inputs,
     )
-    stage = f"{table}/dvc.yaml:train"
-    with scratch(table, *shaped_by, stage=stage, item={"cell": name}) as work:
+    with scratch(table, *shaped_by, stage=paths.TABLES[table], item={"cell": name}) as work:
         if not (finished := work / "cell").exists():
             made = work / "unfinished"
             _train_and_score(features, params, more, work, made)
@@ -78,7 +77,13 @@ def _train_and_score(
     store, jobs = FeatureStore(features), jobs_of(params, unimodal=False)
     train_all(jobs, features, work, params)
     models, test = work / "localizer", Split(store, "test", choose_device())
-    runs = evaluate_seeds(test, models, params.localizer.name, threshold=params.evaluate.threshold)
+    runs = evaluate_seeds(
+        test,
+        models,
+        params.localizer.name,
+        supervision=params.supervision,
+        threshold=params.evaluate.threshold,
+    )
     trained = Trained(params, store, test, [models / job.name for job in jobs], made)
     scores = {"encoders": store.provenance["encoders"], **summary(test, runs), **more(trained)}
     write_atomically(made / "predictions.csv", saved_predictions(test, runs))

@@ -9,7 +9,7 @@ import pandas as pd
 from cace.conventions import SPLITS
 from cace.data.annotations import Row
 from cace.data.sources import released
-from cace.data.sources.released_labels import read_released
+from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT, read_released
 from cace.extraction.convert import RELEASED, unusable_rows
 from cace.system.errors import UserError
 from cace.tools.check import Checked
@@ -23,21 +23,28 @@ def check_released(folder: Path) -> Checked:
         found = released.find_files(folder)
     except UserError as error:
         problems.append(str(error))
-    needed = [file.name for file in released.FILES if file.name not in released.ONLY_FOR_CHECKS]
+    needed = [file.name for file in released.FILES if file.name not in OPTIONAL]
     missing = [name for name in needed if found and name not in found]
     remarks += [f"{name}: not here; the pipeline downloads it" for name in missing]
+    remarks += [
+        f"{file}: not here; weak supervision (docs/weak.md) learns without it"
+        for file in released.FILES
+        if found and file.name in WITHOUT_EVENT and file.name not in found
+    ]
     rows: tuple[Row, ...] = ()
     if found and not missing:
         with TemporaryDirectory() as media:
             for name, path in found.items():
                 (Path(media) / name).symlink_to(path.resolve())
             try:
-                annotations, _, differences = read_released(Path(media))
+                annotations, _, _, differences = read_released(Path(media))
                 rows = annotations.rows
                 remarks += [f"{line}; labels.h5 is used" for line in differences.values()]
             except UserError as error:
                 problems.append(str(error).replace(media, str(folder)))
-    for modality, (_, name) in RELEASED.items():
+    features = [(of.file, modality) for modality, of in RELEASED.items()]
+    features += [(of.without_event, modality) for modality, of in RELEASED.items()]
+    for name, modality in features:
         if name in found:
             try:
                 problems += [f"{name}, {line}" for line in unusable_rows(found[name], modality)]

@@ -21,15 +21,14 @@ from cace.evaluation.accuracy import accuracy, category_accuracy, event_f1
 from cace.evaluation.predict import predict, sizes_of
 from cace.features.batches import Silenced, Split
 from cace.features.store import FeatureStore
+from cace.features.tags import TaggedSplit
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Localizer
-from cace.settings import Precision, Source
+from cace.settings import Precision, Source, WeakParams
 from cace.system.errors import UserError
 from cace.system.resume import Stateful, read_state, restore_state, save_state
 from cace.system.workers import epoch_bar, report_epoch
 from cace.training.curves import Curves
-
-CLIPS_AT_ONCE = 8  # on a CPU: the activations of one part of a batch stay in its caches
 
 
 class Schedule(NamedTuple):
@@ -73,6 +72,7 @@ def fit(
     device: torch.device,
     source: Source,
     silenced: Silenced | None = None,
+    weak: WeakParams | None = None,
     bar_position: int = 0,
 ) -> Curves:
     """Trains one localizer and writes `best.pt`, `best_on_test.pt` and `last.pt` under `into`.
@@ -82,14 +82,19 @@ def fit(
         epoch and gives the same numbers as without the interruption; the arguments must be the
         same.
     source: of the clips; the checkpoint records it.
+    weak: how to learn from the tags of clips alone; None: from the labels of their segments.
     Raises: UserError if the loss is not finite.
     """
     torch.manual_seed(seed)
     train, val, test = (Split(store, split, device, silenced) for split in SPLITS)
+    if weak:
+        mismatch = weak.mismatch if weak.form == "common" else 0.0
+        train = TaggedSplit(store, device, top=weak.top, mismatch=mismatch)
     localizer = checkpoints.build(name, sizes_of(train), **settings).to(device)
     optimizer = torch.optim.Adam(localizer.parameters(), lr=schedule.learning_rate, fused=True)
     rates = torch.optim.lr_scheduler.MultiStepLR(optimizer, schedule.milestones, schedule.decay)
     about = {**_origin(store, train), "source": source, "seed": seed, "silenced": silenced}
+    about["supervision"] = "weak" if weak else "full"
     best, best_on_test = Best(into / "best.pt", "val"), Best(into / "best_on_test.pt", "test")
     parts: dict[str, Stateful] = {"localizer": localizer, "optimizer": optimizer, "rates": rates}
     curves = Curves([], [])
@@ -132,7 +137,7 @@ def train_one_epoch(
     Returns: the loss and each of its terms, means over the clips.
     """
     localizer.train()
-    at_once = CLIPS_AT_ONCE if train.device.type == "cpu" else schedule.batch_size
+    at_once = localizer.clips_at_once if train.device.type == "cpu" else schedule.batch_size
     sums: Counter[str] = Counter()
     for parts in train.shuffled(schedule.batch_size, at_once):
         optimizer.zero_grad()

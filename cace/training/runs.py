@@ -28,11 +28,13 @@ class Job(NamedTuple):
 def jobs_of(params: Params, *, unimodal: bool) -> list[Job]:
     """One job per seed and, if asked for, the one-modality baselines of the first seed.
 
-    A method that reads one modality has no such baselines.
+    A method that reads one modality has no such baselines, and neither has weak supervision, which
+    teaches that vision and sound belong together.
     """
     seeds = params.train.seeds
     jobs = [Job(f"seed-{seed}", seed) for seed in seeds]
-    if unimodal and len(localizer_class(params.localizer.name).modalities) > 1:
+    both = len(localizer_class(params.localizer.name).modalities) > 1
+    if unimodal and both and params.supervision == "full":
         jobs += [Job(name, seeds[0], silenced) for name, silenced in UNIMODAL.items()]
     return jobs
 
@@ -85,6 +87,7 @@ def train_one(
         device=device,
         source=params.data.source,
         silenced=job.silenced,
+        weak=params.learns_from_tags,
         bar_position=position,
     )
 

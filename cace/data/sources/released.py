@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cace.data.sources.folder import copy_file
+from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT
 from cace.system.downloads import DRIVE, RemoteFile, fetch
 from cace.system.errors import UserError, listed
 from cace.system.hdf5 import DamagedError, open_hdf5
@@ -54,13 +55,21 @@ FILES = (  # the largest last, so that failures come early
         1e6,
     ),
     RemoteFile(
+        "audio_feature_noisy.h5", GITHUB + "audio_feature_noisy.h5", "about 2 MB", most=50e6
+    ),
+    RemoteFile(
         "audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB", most=50e6
+    ),
+    RemoteFile(
+        "visual_feature_noisy.h5",
+        DRIVE + "1I3OtOHJ8G1-v5G2dHIGCfevHQPn-QyLh",
+        "about 0.4 GB",
+        most=1e9,
     ),
     RemoteFile(
         "visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB", most=9e9
     ),
 )
-ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
 
 
 def find_files(folder: Path) -> dict[str, Path]:
@@ -75,7 +84,7 @@ def find_files(folder: Path) -> dict[str, Path]:
         if path.is_file()
     }
     if not found:
-        names = ", ".join(file.name for file in FILES if file.name not in ONLY_FOR_CHECKS)
+        names = ", ".join(file.name for file in FILES if file.name not in OPTIONAL)
         raise UserError(
             f"{folder}: expected the released files ({names}), got none of them; leave data.path "
             f"empty to download them"
@@ -88,11 +97,12 @@ def find_files(folder: Path) -> dict[str, Path]:
 def complete(found: dict[str, Path]) -> dict[str, Path]:
     """The files that were found, and the rest of the release from the downloads folder, by name.
 
-    The files that only serve checks are downloaded only if nothing was found.
+    Optional files are downloaded only if nothing was found, the clips without an event never.
     Raises: UserError that lists each missing file with its link.
     """
     lacking = [file for file in FILES if file.name not in found]
-    wanted = [file for file in lacking if not found or file.name not in ONLY_FOR_CHECKS]
+    left = OPTIONAL if found else WITHOUT_EVENT
+    wanted = [file for file in lacking if file.name not in left]
     fetched = {path.name: path for path in fetch(wanted)}
     if damaged := [why for path in fetched.values() if (why := _damage(path))]:
         raise UserError(f"damaged downloads; remove them and run this again:{listed(damaged)}")

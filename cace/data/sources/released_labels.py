@@ -19,6 +19,7 @@ from cace.data.annotations import (
     Annotations,
     Line,
     Row,
+    clip_tags,
     read_lines,
     save_annotations,
     segment_labels,
@@ -37,8 +38,13 @@ AXES = {
     "labels_closs.h5": ("N", "T"),
     "audio_feature.h5": ("N", "T", "A"),
     "visual_feature.h5": ("N", "T", "H", "H", "V"),
+    "audio_feature_noisy.h5": ("M", "T", "A"),  # M clips without an event
+    "visual_feature_noisy.h5": ("M", "T", "H", "H", "V"),
 }
-OPTIONAL = ("mil_labels.h5", "labels_closs.h5")
+# Clips without an event, for weak supervision: used if they are there, never downloaded.
+WITHOUT_EVENT = ("visual_feature_noisy.h5", "audio_feature_noisy.h5")
+# The pipeline runs without them; the first two are labels for checks and tags.
+OPTIONAL = ("mil_labels.h5", "labels_closs.h5", *WITHOUT_EVENT)
 ORDER_KEY = "order"
 # AVE has 2 rows of 4,143. Annotations shifted by one line differ in half of them.
 MAX_DIFFERENT = 0.1
@@ -49,6 +55,7 @@ class Released(NamedTuple):
 
     annotations: Annotations
     labels: Int[np.ndarray, "N T"]  # of labels.h5; a row may have two events
+    tags: Int[np.ndarray, " N"]  # the category of each clip, or background
     differences: dict[int, str]  # by row: the events in each file, if the files do not agree
 
 
@@ -83,17 +90,20 @@ def read_released(media: Path) -> Released:
             f"{media}: the files do not belong together: they differ about {len(differences)} of "
             f"{len(lines)} rows:{listed(list(differences.values()), most=10)}"
         )
-    return Released(annotations, labels, differences)
+    if len(lonely := [name for name in WITHOUT_EVENT if (media / name).exists()]) == 1:
+        problems.append(f"{lonely[0]}: expected its other half, {' and '.join(WITHOUT_EVENT)}")
+    _stop_at(problems, media)
+    return Released(annotations, labels, _tags(media, labels, len(categories)), differences)
 
 
 def write_labels(media: Path, out: Path, metrics: Path) -> None:
     """Writes labels and splits instead of decoded clips; prints the rows that differ.
 
-    out: gets `annotations.json` and `labels.npy`.
+    out: gets `annotations.json`, `labels.npy` and `tags.npy`.
     metrics: the JSON file for the counts.
     """
     manifest = sha256(expect_file(media / MANIFEST, made_by="download"))
-    annotations, labels, differences = read_released(media)
+    annotations, labels, tags, differences = read_released(media)
     if differences:
         shown = "\n  ".join(differences.values())
         print(f"decode: {len(differences)} rows differ; labels.h5 is used:\n  {shown}")
@@ -103,8 +113,9 @@ def write_labels(media: Path, out: Path, metrics: Path) -> None:
         clips = work / "clips"
         clips.mkdir(exist_ok=True)
         save_annotations(clips / "annotations.json", annotations)
-        np.save(clips / ".labels.npy", labels)
-        (clips / ".labels.npy").replace(clips / "labels.npy")  # DVC may share the older file
+        for name, values in (("labels.npy", labels), ("tags.npy", tags)):
+            np.save(clips / f".{name}", values)
+            (clips / f".{name}").replace(clips / name)  # DVC may share the older file
         counts = {"clips": len(annotations.ids), "rows": len(annotations.rows)}
         per_split = {split: splits.count(split) for split in SPLITS}
         rows = {"without_event": without_event.tolist(), "labels_differ": list(differences)}
@@ -200,6 +211,20 @@ def _not_one_hot(one_hot: Shaped[np.ndarray, "N T C1"]) -> list[str]:
         f"{np.flatnonzero(~good[row]).tolist()}"
         for row in np.flatnonzero(~good.all(axis=1))
     ]
+
+
+def _tags(media: Path, labels: Int[np.ndarray, "N T"], background: int) -> Int[np.ndarray, " N"]:
+    """The largest category in the labels of a clip.
+
+    Of a clip without any event, the category in mil_labels.h5, where that file names one.
+    """
+    tags = clip_tags(labels, background)
+    file = media / "mil_labels.h5"
+    if file.exists():
+        of_clip = read_data(file)[:, :background] == 1
+        named = (tags == background) & (of_clip.sum(axis=1) == 1)
+        tags[named] = of_clip[named].argmax(axis=1)
+    return tags
 
 
 def _differences(

@@ -20,6 +20,7 @@ from cace.settings import (
     Seed,
     Share,
     Source,
+    Supervision,
     VisualEncoderName,
     check_some,
 )
@@ -93,6 +94,7 @@ class About(Section):
     segments: Count
     seed: Seed
     silenced: Silenced | None
+    supervision: Supervision
     epoch: Epochs
     chosen_on: Literal["val", "test"]
     accuracy: Share

@@ -25,6 +25,7 @@ from cace.settings import Guidance
 
 TOP_SEGMENTS = 4  # that make a category's class-activation score
 DROPOUT = 0.2
+MOST_CERTAIN = 1e-6  # of a gate under weak supervision: its logarithm stays finite
 
 # What a timeline may show of this network.
 GATE_LANE = {"gate": "picture and sound both indicate that something happens"}
@@ -131,11 +132,15 @@ def suppression_losses(
     Differs from the paper's text, as the published results do: background suppression is the gate
     term and the class-activation term. The gate, already in (0, 1), goes through a sigmoid again,
     so its term cannot reach 0. Differs from both: a clip without any event is left out of the
-    category terms; the published code counts it as category 0.
+    category terms; the published code counts it as category 0. Under weak supervision, which is
+    ours, the gate is the probability that it says.
     """
+    gate = out.extra["gate"]
     return {
         **two_heads(out, batch, background),
-        "gate": event_loss(out.extra["gate"], batch, background),
+        "gate": event_loss(
+            gate.logit(MOST_CERTAIN) if batch.tags_only else gate, batch, background
+        ),
         "class_activation": category_loss(out.extra["class_activation"], batch, background),
     }
 

@@ -2,7 +2,12 @@
 
 Each is a sum over the given clips divided by the count of the complete batch, so that the parts of
 a batch add up to it.
+
+Under weak supervision the same terms teach from tags: of a clip with an event, the segments that
+most look like it are to show it; of one without, no segment (docs/weak.md).
 """
+
+import math
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -22,6 +27,8 @@ def two_heads(out: Localization, batch: Batch, background: int) -> dict[str, Flo
 
 def event_loss(logits: Float[Tensor, "b T"], batch: Batch, background: int) -> Float[Tensor, ""]:
     """Binary cross-entropy of event against background, a mean over segments."""
+    if batch.tags_only:
+        return tag_terms(F.logsigmoid(logits), F.logsigmoid(-logits), batch, background)
     event = (batch.labels != background).to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, event, reduction="sum")
     return total / (logits.shape[1] * batch.clips)
@@ -36,8 +43,47 @@ def category_loss(logits: Float[Tensor, "b C"], batch: Batch, background: int) -
 
 def label_loss(scores: Float[Tensor, "b T L"], batch: Batch) -> Float[Tensor, ""]:
     """Cross-entropy of each segment's label, the background included, a mean over segments."""
+    if batch.tags_only:
+        shares = scores.log_softmax(dim=-1)
+        tag = batch.labels[:, :1].unsqueeze(-1).expand(*scores.shape[:2], 1)
+        own = shares.gather(-1, tag).squeeze(-1)
+        return tag_terms(own, shares[..., -1], batch, scores.shape[-1] - 1)
     total = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="sum")
     return total / (scores.shape[1] * batch.clips)
+
+
+def tag_terms(
+    event: Float[Tensor, "b T"],
+    background: Float[Tensor, "b T"],
+    batch: Batch,
+    background_label: int,
+) -> Float[Tensor, ""]:
+    """What the tags of the clips say about their segments.
+
+    event, background: log-probabilities of the clip's event, and of no event.
+
+    -log of the mean of the k largest probabilities of the event, a mean over the clips with one;
+    plus -log of the probability of no event, a mean over the segments of the other clips.
+    Source: ours.
+    """
+    assert batch.tags_only
+    k = batch.tags_only.top
+    shown = event.topk(k, dim=1).values.logsumexp(dim=1) - math.log(k)
+    has_event = batch.labels[:, 0] != background_label
+    tagged = -(shown * has_event).sum() / max(batch.clips_with_event, 1)
+    without = -(background.mean(dim=1) * ~has_event).sum() / max(batch.tags_only.background, 1)
+    return tagged + without
+
+
+def released_tag_loss(scores: Float[Tensor, "b L"], batch: Batch) -> Float[Tensor, ""]:
+    """Multi-label soft margin of the shares of a clip's labels, a mean over labels and clips.
+
+    Source: the weakly supervised code of AVEL and of CMRAN, as released: the scores go through a
+    softmax and then, as those of every multi-label soft margin, through a sigmoid.
+    """
+    tags = F.one_hot(batch.labels[:, 0], scores.shape[1]).to(scores.dtype)
+    mean = F.multilabel_soft_margin_loss(scores.softmax(dim=-1), tags)
+    return mean * len(scores) / batch.clips
 
 
 def clip_category(

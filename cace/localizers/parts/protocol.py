@@ -79,6 +79,8 @@ class Localizer(nn.Module):
     title: ClassVar[str]  # as people write it
     fixed_grid: ClassVar[bool] = False  # whether weights depend on the number of positions
     modalities: ClassVar[tuple[str, ...]] = ("visual", "audio")  # that it reads
+    # On a CPU: of a batch, which is computed in parts whose activations stay in the CPU's caches.
+    clips_at_once: ClassVar[int] = 8
     # What in it is a choice of ours, if its authors released no code; empty if they did.
     reconstruction: ClassVar[str] = ""
     # Entries of `extra`, [B, T] in (0, 1), that a timeline shows, with what they mean.

@@ -73,9 +73,9 @@ class Interaction(nn.Module):
     dropout: of the attention's weights.
     """
 
-    def __init__(self, dimensions: int, dropout: float) -> None:
+    def __init__(self, dimensions: int, dropout: float, heads: int = HEADS) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dimensions, HEADS, dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(dimensions, heads, dropout, batch_first=True)
         self.norm = nn.LayerNorm(dimensions)
         self.dropout = nn.Dropout(DROPOUT)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cace.features.batches import Batch
 from cace.localizers.parts.audio_guided_attention import xavier_linear
+from cace.localizers.parts.losses import label_loss
 from cace.localizers.parts.protocol import (
     Localization,
     Localizer,
@@ -29,7 +30,10 @@ class SegmentLabels(Localizer):
 
         Differs from a usual cross-entropy: it reads probabilities, so with 28 categories it falls
         from 0.7093 (all labels alike) to 0.6800 (perfect) and no further.
+        Under weak supervision, the terms that all methods have there.
         """
+        if batch.tags_only:
+            return {"segments": label_loss(out.extra["scores"], batch)}
         labels = F.one_hot(batch.labels, self.background + 1)
         probabilities = out.extra["scores"].softmax(dim=-1)
         mean = F.multilabel_soft_margin_loss(

@@ -1,19 +1,20 @@
-"""DVC stage of the baselines: the cells as the paper's Table 5, beside its figures."""
+"""DVC stages of the baselines: the cells as a table, beside the published figures."""
 
+import argparse
 import json
 from pathlib import Path
 
-from baselines.table_5.rows import (
-    ABOUT,
+from baselines.tables.rows import (
     FEW_CLIPS,
     NO_EVIDENCE,
     REFERENCE,
-    ROWS,
+    TABLES,
     anchors,
     columns,
     entry,
     without_events,
 )
+from cace import paths
 from cace.report import render
 from cace.settings import load_params
 from cace.system.errors import run
@@ -21,22 +22,23 @@ from cace.system.files import expect_file, write_atomically, write_json
 from cace.tables.marks import marks
 from cace.tables.text import markdown
 
-CELLS = Path("data/baselines/cells")
-METRICS = Path("metrics/baselines")
-
 
 def main() -> None:
-    """Writes metrics/baselines/table_5.json and table_5.md, and data/baselines/table_5.html."""
+    """Writes a table's JSON and Markdown into metrics/, and its page into data/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=TABLES)
+    table = TABLES[parser.parse_args().table]
+    folder, metrics = Path("data") / table.folder, paths.METRICS / table.folder
     params = load_params()
     source = params.data.source
+    files = expect_file(folder / "cells", made_by="baselines/dvc.yaml").glob("*/scores.json")
     cells = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(expect_file(CELLS, made_by="baselines/dvc.yaml").glob("*/scores.json"))
+        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(files)
     }
-    marked = marks(CELLS, REFERENCE, cells)
-    rows = [*anchors(cells), *(entry(row, source, cells, marked) for row in ROWS)]
+    marked = marks(folder / "cells", REFERENCE, cells)
+    rows = [*anchors(cells), *(entry(row, source, cells, marked) for row in table.rows)]
     notes = {cell["title"]: text for cell in cells.values() if (text := cell["reconstruction"])}
-    about = [ABOUT]
+    about = [table.about]
     if params.baselines.few_clips:
         about.append(FEW_CLIPS)
     if source == "mini":
@@ -47,26 +49,28 @@ def main() -> None:
             f"docs/methods.md, AVEL, gives the reason."
         )
     trained = {cell["title"]: cell["train"] for cell in cells.values()}
-    write_json(METRICS / "table_5.json", {"source": source, "rows": rows})
+    title = f"{table.title} on {source}"
     text = [
-        f"# Table 5 on {source}",
+        f"# {title}",
         *about,
         markdown(columns(row) for row in rows),
         "## Reconstructions",
+        "\n".join(f"- {name}: {note}." for name, note in notes.items()),
     ]
-    text.append("\n".join(f"- {title}: {note}." for title, note in notes.items()))
-    write_atomically(METRICS / "table_5.md", "\n\n".join(text) + "\n")
+    write_json(metrics / f"{table.name}.json", {"source": source, "rows": rows})
+    write_atomically(metrics / f"{table.name}.md", "\n\n".join(text) + "\n")
     page = render(
-        "table_5.html",
-        "baselines.table_5",
-        source=source,
+        "table.html",
+        "baselines.tables",
+        title=title,
         about=about,
         rows=rows,
         table=[columns(row) for row in rows],
         notes=notes,
         trained=trained,
+        folder=table.folder,
     )
-    write_atomically(Path("data/baselines/table_5.html"), page)
+    write_atomically(folder / f"{table.name}.html", page)
     print("\n\n".join(text))
 
 
