@@ -1,4 +1,4 @@
-"""How well methods learn features drawn like AVE's: `python -m benchmarks.ave_like [METHOD ...]`.
+"""How well methods learn features that are drawn like AVE's; takes hours with all methods.
 
 The events' categories and seconds are AVE's, from its annotations and splits, which are downloaded;
 the features are drawn. A clip has patches of background textures, and an ambience. Where its event
@@ -24,7 +24,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from baselines.train import SETTINGS
-from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, report
+from benchmarks.measuring import Report, alone, cpu_seconds, peak_megabytes
 from cace.conventions import SEGMENTS
 from cace.data.annotations import (
     AVE_CATEGORIES,
@@ -216,6 +216,7 @@ def measure(method: str, store: Path, train: dict[str, Any]) -> dict[str, Any]:
         on_test = 100 * pd.DataFrame(curves.test)["test_accuracy"]
         honest.append(float(on_test[on_val.argmax()]))
         last.append(float(on_test.tail(LAST).mean()))
+        print(f"  seed {seed}: {honest[-1]:.1f}, {last[-1]:.1f} %", file=sys.stderr, flush=True)
     return {
         "honest": honest,
         "last": last,
@@ -231,7 +232,7 @@ def over_seeds(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Prints a row for each method as soon as it is trained, then all figures."""
+    """Prints the figures of each method as soon as it is trained, then a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -245,25 +246,25 @@ def main() -> None:
     options = vars(parser.parse_args())
     methods = options.pop("methods") or METHODS
     train = {name: value for name, value in options.items() if value is not None}
-    figures = []
-    print("| method |", " | ".join(ACCURACIES.values()), "| CPU s a seed | peak GB |", flush=True)
-    print(f"|---|{len(ACCURACIES) * '---|'}---|---|", flush=True)
+    report = Report("ave_like", __doc__)
+    report.notes = train
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "features.h5"
+        report.progress(f"drawing {sum(CLIPS.values())} clips")
         write_features(store)
         for method in methods:
+            report.progress(f"{method}, seeds {options['seeds']}")
             found: Any = alone("benchmarks.ave_like", "--part", method, store, json.dumps(train))
             seconds, peak = found["seconds"], found["peak"]
-            scores = " | ".join(over_seeds(found[name]) for name in ACCURACIES)
-            print(f"| {method} | {scores} | {seconds:.0f} | {peak:.2f} |", flush=True)
+            scores = {what: over_seeds(found[name]) for name, what in ACCURACIES.items()}
+            rows.append({"method": method, **scores, "CPU s a seed": seconds, "peak GB": peak})
             for name, what in ACCURACIES.items():
                 bar = BARS.get((method, name))
-                figures.append(
-                    figure(f"{method}: {what}", "%", statistics.mean(found[name]), bar=bar)
-                )
-            figures.append(figure(f"{method}: a seed", "CPU s", seconds))
-            figures.append(figure(f"{method}: peak memory", "GB", peak))
-    report(figures, **train)
+                report.add(f"{method}: {what}", "%", statistics.mean(found[name]), bar=bar)
+            report.add(f"{method}: a seed", "CPU s", seconds)
+            report.add(f"{method}: peak memory", "GB", peak)
+    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the pipeline costs, from one clip to millions: `python -m benchmarks.costs`.
+"""What each stage of the pipeline costs per clip, and for millions of clips.
 
 Profile ave: 160 frames of 224 pixels, ResNet-50, Cnn14 (with random weights, which cost the
-same). Each stage works on ten rendered clips in a separate process. The table is the figures
+same). Each stage works on rendered clips in a separate process. Fine-tuning reads a quarter of
+their frames, and its seconds are multiplied by four. The table is the figures of the last round
 times the number of clips; only the memory of the lists is measured at each size.
 """
 
@@ -19,7 +20,15 @@ import torch
 import yaml
 
 from benchmarks.decode import STORED
-from benchmarks.measuring import alone, cpu_seconds, figure, peak_megabytes, render, report
+from benchmarks.measuring import (
+    Report,
+    alone,
+    cpu_seconds,
+    has_bfloat16,
+    parser,
+    peak_megabytes,
+    render,
+)
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS
 from cace.data.annotations import (
     AVE_CATEGORIES,
@@ -60,20 +69,21 @@ def spent(device: torch.device) -> float:
 
 
 def decode(folder: Path) -> dict[str, float]:
-    """Writes the store that the other parts read."""
+    """Writes the stores that the other parts read, with all frames and with a quarter of them."""
     media = folder / "media"
     files = media_files(media, read_annotations(media, None))
     rows = [Row(file.id, 0, 0, 10, split) for file, split in zip(files, SPLITS, strict=True)]
-    decode_clips(
-        files,
-        Annotations(AVE_CATEGORIES, tuple(rows)),
-        folder / "clips",
-        **STORED,
-        backend="pyav",
-        min_seconds=MIN_SECONDS,
-        deadline_seconds=DEADLINE_SECONDS,
-        workers=workers(),
-    )
+    for into, fps in (("clips", STORED["fps"]), ("few_frames", STORED["fps"] // 4)):
+        decode_clips(
+            files,
+            Annotations(AVE_CATEGORIES, tuple(rows)),
+            folder / into,
+            **STORED | {"fps": fps},
+            backend="pyav",
+            min_seconds=MIN_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
+            workers=workers(),
+        )
     written = sum(path.stat().st_size for path in (folder / "clips").glob("shard-*"))
     return {"bytes": written / len(files)}
 
@@ -94,8 +104,8 @@ def extract(folder: Path, precision: str) -> dict[str, float]:
 
 
 def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
-    """The eight clips of train and the one of val; a clip is a tenth of it."""
-    clips = ClipStore(folder / "clips")
+    """The eight clips of train and the one of val; a clip is a tenth of it, times four."""
+    clips = ClipStore(folder / "few_frames")
     settings = profile().finetune
     assert settings is not None
     ids, device = load_annotations(clips.folder / "annotations.json").ids, choose_device()
@@ -111,12 +121,12 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
         device=device,
         team=Team(),
     )
-    return {"seconds": (spent(device) - before) / len(SPLITS), "megabytes": peak_megabytes()}
+    return {"seconds": 4 * (spent(device) - before) / len(SPLITS), "megabytes": peak_megabytes()}
 
 
 def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
-    """One seed, on random features of 64 train clips, with val and test in the shares of AVE."""
-    rows = [Row(str(k), 0, 0, 9, split) for k, split in enumerate(SPLITS * 8)]
+    """One seed, on random features of 32 train clips, with val and test in the shares of AVE."""
+    rows = [Row(str(k), 0, 0, 9, split) for k, split in enumerate(SPLITS * 4)]
     annotations = Annotations(AVE_CATEGORIES, tuple(rows))
     store = folder / "features.h5"
     if not store.exists():
@@ -198,58 +208,76 @@ def table(seconds: dict[str, float], size: dict[str, float], memory: dict[str, f
 
 
 def main() -> None:
-    """Prints the table, and the figures that it comes from."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    """Prints the figures, and the table that comes from them."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.part:
-        name, folder, *arguments = options.part
+        name, folder, *rest = options.part
         part = {one.__name__: one for one in (decode, extract, fine_tune, train, lists)}[name]
-        print(json.dumps(part(Path(folder), *arguments)))
+        print(json.dumps(part(Path(folder), *rest)))
         return
+    report = Report("costs", __doc__)
+    precisions = ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
+    if len(precisions) == 1:
+        report.progress("this processor has no bfloat16: it is left out")
+    with tempfile.TemporaryDirectory() as temporary:
+        report.progress(f"rendering {len(SPLITS)} clips")
+        render(Path(temporary) / "media", len(SPLITS), 320, 240, 25)
+        for clips in SIZES.values():
+            write_lists(Path(temporary) / str(clips), clips)
+        for number in report.rounds(options.rounds):
+            folder = Path(temporary) / f"round-{number}"
+            folder.mkdir()
+            found = measure(report, Path(temporary), folder, precisions)
+    print(table(*found).to_markdown(disable_numparse=True, stralign="right"))
+
+
+def measure(
+    report: Report, inputs: Path, work: Path, precisions: list[str]
+) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Seconds and bytes of a clip, and the memory of lists in MB; adds each as a figure."""
     settings = profile()
     assert settings.finetune is not None
-    precisions = "float32", "bfloat16"
-    with tempfile.TemporaryDirectory() as temporary:
+    seconds: dict[str, float] = {}
 
-        def measured(part: str, *arguments: Any) -> dict[str, float]:
-            return alone("benchmarks.costs", "--part", part, temporary, *arguments)
+    def measured(part: str, *arguments: Any, folder: Path = work) -> dict[str, float]:
+        report.progress(" ".join(map(str, (part, *arguments))))
+        return alone("benchmarks.costs", "--part", part, folder, *arguments)
 
-        render(Path(temporary) / "media", len(SPLITS), 320, 240, 25)
-        # In a separate process: the workers of this one would import torch, too.
-        decoded = alone("benchmarks.decode", "--stage", Path(temporary) / "media")
-        stored = measured("decode")
-        extracted = [measured("extract", precision) for precision in precisions]
-        maps, tuned = (measured("fine_tune", epochs) for epochs in (0, 1))
-        once, thrice = (
-            [measured("train", precision, epochs) for precision in precisions] for epochs in (1, 3)
-        )
-        memory = {}
-        for name, clips in SIZES.items():
-            write_lists(Path(temporary) / str(clips), clips)
-            memory[name] = measured("lists", clips)["megabytes"]
-    tuning, training = settings.finetune.epochs, settings.train.epochs
-    seconds = {"decode, CPU": decoded["cpu"]}
-    seconds[f"finetune, {tuning} epochs, {UNIT}"] = maps["seconds"] + tuning * (
-        tuned["seconds"] - maps["seconds"]
-    )
-    for precision, found in zip(precisions, extracted, strict=True):
-        seconds[f"extract in {precision}, {UNIT}"] = found["seconds"]
-    for precision, one, three in zip(precisions, once, thrice, strict=True):
-        epoch = (three["seconds"] - one["seconds"]) / 2
-        seconds[f"train in {precision}, a seed, {training} epochs, {UNIT}"] = training * epoch
+    def add(what: str, one: float) -> None:
+        seconds[what] = one
+        report.add(what, "s a clip", one)
+
+    (work / "media").symlink_to(inputs / "media")
+    report.progress("decode, the stage")
+    # In a separate process: the workers of this one would import torch, too.
+    add("decode, CPU", alone("benchmarks.decode", "--stage", inputs / "media")["cpu"])
     features = float(sum(2 * np.prod(shape) for shape in SHAPES))  # float16
-    size = {"clips": stored["bytes"], "features": features}
-    print(table(seconds, size, memory).to_markdown(disable_numparse=True, stralign="right"))
-    peaks = {"finetune": tuned, "extract": extracted[0], "train": thrice[0]}
-    report(
-        [
-            *(figure(what, "s a clip", one) for what, one in seconds.items()),
-            *(figure(f"{what} on disk", "MB a clip", one / 1e6) for what, one in size.items()),
-            *(figure(f"{w}: peak memory", "MB", one["megabytes"]) for w, one in peaks.items()),
-            *(figure(f"lists, {name}", "MB", megabytes) for name, megabytes in memory.items()),
-        ]
-    )
+    size = {"clips": measured("decode")["bytes"], "features": features}
+    for what, one in size.items():
+        report.add(f"{what} on disk", "MB a clip", one / 1e6)
+    maps, tuned = (measured("fine_tune", epochs) for epochs in (0, 1))
+    epochs = settings.finetune.epochs
+    tuning = maps["seconds"] + epochs * (tuned["seconds"] - maps["seconds"])
+    add(f"finetune, {epochs} epochs, {UNIT}", tuning)
+    report.add("finetune: peak memory", "MB", tuned["megabytes"])
+    for precision in precisions:
+        found = measured("extract", precision)
+        add(f"extract in {precision}, {UNIT}", found["seconds"])
+        report.add(f"extract in {precision}: peak memory", "MB", found["megabytes"])
+    epochs = settings.train.epochs
+    for precision in precisions:
+        once, thrice = (measured("train", precision, count) for count in (1, 3))
+        epoch = (thrice["seconds"] - once["seconds"]) / 2
+        add(f"train in {precision}, a seed, {epochs} epochs, {UNIT}", epochs * epoch)
+        report.add(f"train in {precision}: peak memory", "MB", thrice["megabytes"])
+    memory = {
+        name: measured("lists", clips, folder=inputs)["megabytes"] for name, clips in SIZES.items()
+    }
+    for name, megabytes in memory.items():
+        report.add(f"lists, {name}", "MB", megabytes)
+    return seconds, size, memory
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decoding against "OpenCV reads every frame, PIL transforms each": `python -m benchmarks.decode`.
+"""Decoding, compared with a loop in which OpenCV reads every frame and PIL transforms each.
 
 Both make 160 frames of 224 x 224 pixels, and mono sound of 32 kHz, from each of some rendered clips
 of 320 x 240, 25 frames a second; theirs reads the sound with PyAV and librosa. CPU time is that
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import (
+    Report,
     alone,
     cpu_seconds,
-    figure,
     in_turns,
+    parser,
     peak_megabytes,
     render,
-    report,
     timed,
 )
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS, SAMPLE_RATE
@@ -97,12 +97,11 @@ def stage(folder, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one-way", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
-    parser.add_argument("--stage", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--clips", type=int, default=6)
+    arguments.add_argument("--one-way", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    arguments.add_argument("--stage", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.stage:
         print(json.dumps(stage(options.stage, workers())))
         return
@@ -115,28 +114,26 @@ def main():
         raise SystemExit(
             "error: OpenCV is not installed; run `pip install -e '.[bench]'`"
         ) from None
+    report = Report("decode", __doc__)
+    report.notes = {"opencv": cv2.__version__, "clips": options.clips}
+    unit = "CPU s a clip"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        report.progress(f"rendering {options.clips} clips")
         render(folder, options.clips, 320, 240, 25)
-        us, them = in_turns(
-            *(
-                lambda way=way: alone("benchmarks.decode", "--one-way", way, folder)
-                for way in ("ours", "theirs")
-            ),
-            rounds=options.rounds,
-        )
-        one, all_cores = in_turns(
-            lambda: stage(folder, 1), lambda: stage(folder, workers()), rounds=options.rounds
-        )
-    unit = "CPU s a clip"
-    figures = [
-        figure("decode: 160 frames and sound", unit, us["cpu"], them["cpu"], "ratio <= 0.25"),
-        figure("decode: peak memory", "MB", us["megabytes"], them["megabytes"], "ratio <= 0.1"),
-        figure("decode: stage with JPEG and shards", unit, all_cores["cpu"], them["cpu"]),
-        figure("decode: its main process, which does not scale", unit, all_cores["main"]),
-        figure("decode: all cores against one", "s a clip", all_cores["wall"], one["wall"]),
-    ]
-    report(figures, opencv=cv2.__version__, clips=options.clips)
+        jobs = {
+            "ours": lambda: alone("benchmarks.decode", "--one-way", "ours", folder),
+            "theirs": lambda: alone("benchmarks.decode", "--one-way", "theirs", folder),
+            "the stage with one process": lambda: stage(folder, 1),
+            f"the stage with {workers()}": lambda: stage(folder, workers()),
+        }
+        for us, them, one, all_cores in in_turns(jobs, report.rounds(options.rounds), report):
+            report.add("160 frames and sound", unit, us["cpu"], them["cpu"], "ratio <= 0.25")
+            peaks = us["megabytes"], them["megabytes"]
+            report.add("peak memory", "MB", *peaks, "ratio <= 0.1")
+            report.add("stage with JPEG and shards", unit, all_cores["cpu"], them["cpu"])
+            report.add("its main process, which does not scale", unit, all_cores["main"])
+            report.add("all cores against one", "s a clip", all_cores["wall"], one["wall"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Extraction against the bare encoders on tensors in memory: `python -m benchmarks.extract`.
+"""Extraction, compared with the bare encoders on tensors in memory.
 
 EfficientNet-Lite0 and log-mel statistics, 224 pixels, 4 frames a second. Ours reads and decodes the
 clips, encodes, and writes the features; the bare encoders only encode. Beside it: bfloat16 against
@@ -14,7 +14,16 @@ import h5py
 import numpy as np
 import torch
 
-from benchmarks.measuring import alone, figure, in_turns, peak_megabytes, render, report, timed
+from benchmarks.measuring import (
+    Report,
+    alone,
+    has_bfloat16,
+    in_turns,
+    parser,
+    peak_megabytes,
+    render,
+    timed,
+)
 from cace.conventions import DEADLINE_SECONDS, MIN_SECONDS
 from cace.data.annotations import Annotations, Row, load_annotations, read_annotations
 from cace.encoders.audio import audio_encoder
@@ -26,6 +35,7 @@ from cace.system.device import choose_device
 from cace.system.workers import workers
 
 BATCH = 40  # frames
+MEMORY_OF = (50, 500)  # clips
 
 
 def store_of(media, into, clips, fps, side):
@@ -106,48 +116,60 @@ class Extraction:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--clips", type=int, default=12)
+    arguments.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.memory_of:
         Extraction(options.memory_of).complete()
         print(json.dumps({"megabytes": peak_megabytes()}))
         return
+    report = Report("extract", __doc__)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        report.progress("rendering and decoding clips")
         render(folder / "media", 8, 224, 224, 8)
         media = folder / "media"
         work = Extraction(store_of(media, folder / "clips", options.clips, 4, 224))
+        report.notes = {"device": str(work.device), "clips": options.clips}
         tensors = work.tensors()
         work.bare(tensors[:1])  # warm
-        complete, bare, bare16 = in_turns(
-            lambda: timed(work.complete, options.clips),
-            lambda: timed(lambda: work.bare(tensors), options.clips),
-            lambda: timed(lambda: work.bare(tensors, "bfloat16"), options.clips),
-            rounds=options.rounds,
-        )
-        exact, rough = (work.complete(name, visual_of) for name in ("float32", "bfloat16"))
-        few, many = (
-            alone(
-                "benchmarks.extract",
-                "--memory-of",
-                store_of(media, folder / str(count), count, 1, 112),
-            )["megabytes"]
-            for count in (50, 500)
-        )
+        memory = {}
+        for count in MEMORY_OF:
+            report.progress(f"peak memory of {count} clips")
+            store = store_of(media, folder / str(count), count, 1, 112)
+            memory[count] = alone("benchmarks.extract", "--memory-of", store)["megabytes"]
+        few, many = memory.values()
+        report.add("peak memory, 500 against 50 clips", "MB", many, few, "ratio <= 1.1")
+        jobs = {
+            "the stage": lambda: timed(work.complete, options.clips),
+            "the encoders": lambda: timed(lambda: work.bare(tensors), options.clips),
+        }
+        if has_bfloat16():
+            report_bfloat16(report, work)
+            jobs["the encoders in bfloat16"] = lambda: timed(
+                lambda: work.bare(tensors, "bfloat16"), options.clips
+            )
+        else:
+            report.progress("this processor has no bfloat16: it is left out")
+        for found in in_turns(jobs, report.rounds(options.rounds), report):
+            report_speed(report, *found)
+
+
+def report_bfloat16(report, work):
+    """How near its features are to those in float32."""
+    exact, rough = (work.complete(name, visual_of) for name in ("float32", "bfloat16"))
     cosine = (exact * rough).sum() / np.linalg.norm(exact) / np.linalg.norm(rough)
+    report.add("bfloat16, cosine to float32", "", float(cosine))
+    report.add("bfloat16, largest difference", "", float(np.abs(exact - rough).max()))
+
+
+def report_speed(report, complete, bare, bare16=None):
     cpu, wall = "clips a CPU s", "clips a s"
-    figures = [
-        figure("extract: throughput", cpu, 1 / complete["cpu"], 1 / bare["cpu"], "ratio >= 0.9"),
-        figure("extract: throughput by the clock", wall, 1 / complete["wall"], 1 / bare["wall"]),
-        figure("extract: bfloat16 against float32", cpu, 1 / bare16["cpu"], 1 / bare["cpu"]),
-        figure("extract: bfloat16, cosine to float32", "", float(cosine)),
-        figure("extract: bfloat16, largest difference", "", float(np.abs(exact - rough).max())),
-        figure("extract: peak memory, 500 against 50 clips", "MB", many, few, "ratio <= 1.1"),
-    ]
-    report(figures, device=str(work.device), clips=options.clips, largest=float(exact.max()))
+    report.add("throughput", cpu, 1 / complete["cpu"], 1 / bare["cpu"], "ratio >= 0.9")
+    report.add("throughput by the clock", wall, 1 / complete["wall"], 1 / bare["wall"])
+    if bare16:
+        report.add("bfloat16 against float32", cpu, 1 / bare16["cpu"], 1 / bare["cpu"])
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import answer_steps, figure, report, steps_in_turns
+from benchmarks.measuring import Report, answer_steps, parser, steps_in_turns
 from benchmarks.training import AUDIO, BATCH, CATEGORIES, GRID, VISUAL, write_features
 from cace.settings import LOCALIZERS
 
-ROUNDS = 3
 BARS = {"cace_net": "at most 0.62", "cmbs": "at most 0.8", "cmran": "at most 0.8"}
 PLAIN = (*BARS, "psp")
 
@@ -96,26 +95,27 @@ def measure(way: str, name: str, store: Path) -> None:
 
 
 def main() -> None:
-    """Prints all figures."""
-    ways: list[tuple[str, ...]] = [("ours", name) for name in LOCALIZERS]
-    ways += [("plain", name) for name in PLAIN]
+    """Prints all figures, one method after the other."""
+    options = parser(__doc__).parse_args()
+    report = Report("methods", __doc__)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "features.h5"
         write_features(store)
-        found = steps_in_turns("benchmarks.methods", ways, store, ROUNDS)
-    figures = []
-    for name in LOCALIZERS:
-        ours, plain = found["ours", name], found.get(("plain", name), {})
-        step = f"{name}: a batch of {BATCH}, forward and backward"
-        figures.append(figure(step, "CPU s", ours["seconds"], plain.get("seconds"), BARS.get(name)))
-        figures.append(
-            figure(f"{name}: peak memory", "GB", ours["peak"], plain.get("peak"), "1.5 GB")
-        )
-    report(figures)
+        for place, name in enumerate(LOCALIZERS):
+            ways: list[tuple[str, ...]] = [("ours", name)]
+            ways += [("plain", name)] if name in PLAIN else []
+            rounds = report.rounds(options.rounds, share=1 / (len(LOCALIZERS) - place))
+            for found in steps_in_turns("benchmarks.methods", ways, store, rounds, report):
+                ours, plain = found["ours", name], found.get(("plain", name), {})
+                step = f"{name}: a batch of {BATCH}, forward and backward"
+                seconds = ours["seconds"], plain.get("seconds")
+                report.add(step, "CPU s", *seconds, BARS.get(name))
+                peaks = ours["peak"], plain.get("peak")
+                report.add(f"{name}: peak memory", "GB", *peaks, "1.5 GB")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and sys.argv[1] in ("plain", "ours"):
         way, name, path = sys.argv[1:]
         measure(way, name, Path(path))
     else:

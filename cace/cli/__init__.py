@@ -13,13 +13,24 @@ from pathlib import Path
 from typing import NoReturn
 
 from cace import __version__, paths
-from cace.cli import check, clean, compare, doctor, evaluate, index, inspect, localize, plots
+from cace.cli import (
+    check,
+    clean,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    index,
+    inspect,
+    localize,
+    plots,
+)
 from cace.conventions import THRESHOLD
 from cace.settings import load_params
 from cace.system.errors import printable, run
 
 # In the order of `--help`.
-COMMANDS = (localize, compare, inspect, check, doctor, clean, index, plots, evaluate)
+COMMANDS = (localize, export, compare, inspect, check, doctor, clean, index, plots, evaluate)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -37,8 +37,8 @@ def add(commands: arguments.Commands, top: Path) -> None:
         type=arguments.path,
         default=top / paths.LOCALIZERS,
         metavar="PATH",
-        help="what `train` wrote: a folder of seeds, which are averaged, or one checkpoint; or a "
-        "checkpoint of a method's authors (.pth.tar)",
+        help="a file of `cace export`; or what `train` wrote: a folder of seeds, which are "
+        "averaged, or one checkpoint; or a checkpoint of a method's authors (.pth.tar)",
     )
     parser.add_argument(
         "--encoder",

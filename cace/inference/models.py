@@ -2,24 +2,29 @@
 
 import hashlib
 import json
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from cace.data.annotations import AVE_CATEGORIES
-from cace.encoders.audio import audio_encoder
+from cace.encoders.audio import AudioEncoder, audio_encoder
 from cace.encoders.checkpoint import load_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
-from cace.encoders.weights import fingerprint
+from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Encoding
 from cace.inference.localize import EventLocalizer
+from cace.inference.model_file import is_model_file, open_model_file
 from cace.inference.timeline import Training
 from cace.localizers.parts import checkpoints
+from cace.localizers.parts.checkpoints import Checkpoint
 from cace.system.device import choose_device
 from cace.system.errors import UserError
 from cace.system.files import expect_file, sha256
+from cace.system.torch_files import read_torch_file
 
 ENCODED_FRAMES = 40  # at once
 
@@ -37,6 +42,30 @@ RELEASED_FRAMES: dict[str, Any] = {
 }
 
 
+class Model(NamedTuple):
+    """A trained model as it was read: localizers in eval mode, and their encoders."""
+
+    path: Path
+    files: Sequence[Path | zipfile.Path]  # the checkpoints
+    read: list[Checkpoint]
+    visual: VisualEncoder
+    audio: AudioEncoder
+    encoders: dict[str, Any]  # the card of each modality's
+    frames: dict[str, Any]  # how clips were decoded and encoded
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its seeds have in common."""
+        return self.read[0].about
+
+    @property
+    def method(self) -> str:
+        """Title of the method, with what is ours in it."""
+        localizer = self.read[0].localizer
+        ours = localizer.reconstruction
+        return f"{localizer.title}, a reconstruction: {ours}" if ours else localizer.title
+
+
 def load(
     path: Path | str = Path("data/models/localizer"),
     *,
@@ -46,14 +75,45 @@ def load(
 ) -> EventLocalizer:
     """A trained model with the encoders that it needs.
 
-    path: what `train` writes: a folder of `seed-<n>`, which are averaged, or one checkpoint; or an
-        authors' checkpoint, which is used with VGG-19 and VGGish.
+    path: a file of `cace export`; or what `train` writes: a folder of `seed-<n>`, which are
+        averaged, or one checkpoint; or an authors' checkpoint, which is used with VGG-19 and
+        VGGish.
     encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` beside the model, or
-        in a folder above it.
+        in a folder above it. A file of `cace export` contains its own.
     localizer, settings: method and settings of an authors' checkpoint, which does not contain them.
-    Raises: UserError if a file is missing, or the encoders are not those of training.
+    Raises: UserError if a file is missing or damaged, or the encoders are not those of training.
     """
-    files = _checkpoints(Path(path))
+    model = read_model(Path(path), Path(encoder) if encoder else None, localizer, **settings)
+    device = choose_device()
+    names = f"{model.encoders['visual']['name']} and {model.encoders['audio']['name']}"
+    identity = [
+        *map(sha256, model.files),
+        *map(fingerprint, (model.visual, model.audio)),
+        *(json.dumps(some, sort_keys=True) for some in (model.frames, [localizer, settings])),
+    ]
+    count_of = f"{len(model.files)} localizer{'s' * (len(model.files) > 1)}"
+    precision = model.frames["precision"]
+    return EventLocalizer(
+        [one.localizer.to(device) for one in model.read],
+        Encoding(model.visual, model.audio, ENCODED_FRAMES, precision).to(device),
+        tuple(model.about.get("categories", AVE_CATEGORIES)),
+        model.frames,
+        device,
+        f"{path}: {count_of} ({model.method}) on {names}",
+        _training(model.about),
+        model.about.get("silenced"),
+        hashlib.sha256("".join(identity).encode()).hexdigest(),
+    )
+
+
+def read_model(
+    path: Path, encoder: Path | None = None, localizer: str | None = None, **settings: Any
+) -> Model:
+    """The parts of a model; arguments and errors are those of `load`."""
+    packed = open_model_file(path) if is_model_file(path) else None
+    if packed and encoder:
+        raise UserError(f"{path}: contains the encoder that it needs; name no other one")
+    files: Sequence[Path | zipfile.Path] = packed.localizers if packed else _checkpoints(path)
     read = [checkpoints.read(file, localizer, **settings) for file in files]
     about = read[0].about
     if any(
@@ -72,41 +132,19 @@ def load(
             f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
             f"frames{', got none of ' if lacks else ''}{', '.join(lacks)}; run `dvc repro train`"
         )
-    device = choose_device()
     is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
     encoders = RELEASED_ENCODERS if is_released else about["encoders"]
-    frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
     if is_released and encoder:
         raise UserError(
             f"{path}: trained on released features, so it uses their encoder; name no other one"
         )
-    visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
-    audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
-    _expect_same("audio", audio, encoders["audio"], path)
-    localizers = [one.localizer.to(device) for one in read]
-    title, ours = localizers[0].title, localizers[0].reconstruction
-    method = f"{title}, a reconstruction: {ours}" if ours else title
-    needed = localizers[0].sizes[:2]
+    visual = _visual(encoders["visual"], path, encoder, packed.visual_encoder if packed else None)
+    audio = _audio(encoders["audio"], path, packed.audio_encoder if packed else None)
+    needed = read[0].localizer.sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
-    names = f"{encoders['visual']['name']} and {encoders['audio']['name']}"
-    identity = [
-        *map(sha256, files),
-        *map(fingerprint, (visual, audio)),
-        *(json.dumps(some, sort_keys=True) for some in (frames, [localizer, settings])),
-    ]
-    count_of = f"{len(files)} localizer{'s' * (len(files) > 1)}"
-    return EventLocalizer(
-        localizers,
-        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
-        tuple(about.get("categories", AVE_CATEGORIES)),
-        frames,
-        device,
-        f"{path}: {count_of} ({method}) on {names}",
-        _training(about),
-        about.get("silenced"),
-        hashlib.sha256("".join(identity).encode()).hexdigest(),
-    )
+    frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
+    return Model(path, files, read, visual, audio, encoders, frames)
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -143,21 +181,35 @@ def _training(about: dict[str, Any]) -> Training:
     return Training(about.get("source"), tuple(about.get("trained_categories", ())) or None)
 
 
-def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEncoder:
+def _visual(
+    about: dict[str, Any], model: Path, given: Path | None, packed: zipfile.Path | None
+) -> VisualEncoder:
     """The visual encoder that a localizer was trained with."""
-    if not about["finetuned_epochs"] and given is None:
+    where = model
+    if packed:
+        encoder = visual_encoder(about["name"], "none")
+        load_into(encoder, read_torch_file(packed), where=str(packed))
+    elif not about["finetuned_epochs"] and given is None:
         encoder = visual_encoder(about["name"], about["weights"])
-        _expect_same("visual", encoder, about, model)
-        return encoder
-    beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
-    path = given or next((file for file in beside if file.is_file()), beside[0])
-    encoder = load_encoder(path, about["name"], needed_by="the localizer").network
-    _expect_same("visual", encoder, about, path)
+    else:
+        beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
+        where = given or next((file for file in beside if file.is_file()), beside[0])
+        encoder = load_encoder(where, about["name"], needed_by="the localizer").network
+    _expect_same("visual", encoder, about, where)
+    return encoder
+
+
+def _audio(about: dict[str, Any], model: Path, packed: zipfile.Path | None) -> AudioEncoder:
+    """The audio encoder that a localizer was trained with."""
+    encoder = audio_encoder(about["name"], "none" if packed else about["weights"])
+    if packed:
+        load_into(encoder, read_torch_file(packed), where=str(packed))
+    _expect_same("audio", encoder, about, model)
     return encoder
 
 
 def _expect_same(
-    modality: str, encoder: torch.nn.Module, about: dict[str, Any], path: Path | str
+    modality: str, encoder: torch.nn.Module, about: dict[str, Any], path: Path
 ) -> None:
     if about.get("sha256") not in (None, fingerprint(encoder)):
         raise UserError(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,12 +203,12 @@ def _expect_keys_once(node: yaml.Node | None, where: Path) -> None:
             lines[key.value] = line
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+def sha256(path: Path | zipfile.Path) -> str:
+    """Hex digest of the content of a file, or of one in an archive."""
     return file_hash(path, "sha256")
 
 
-def file_hash(path: Path, kind: str) -> str:
+def file_hash(path: Path | zipfile.Path, kind: str) -> str:
     """Hex digest of a file's content; kind: a name that hashlib knows."""
     with path.open("rb") as file:
         digest = hashlib.new(kind, usedforsecurity=False)

@@ -1,5 +1,6 @@
 """PyTorch files from anywhere: read as tensors and plain values, without running code from them."""
 
+import io
 import re
 import warnings
 import zipfile
@@ -22,22 +23,27 @@ DEEPEST = 3  # levels of dictionaries around the weights
 WRAPPERS = ("module.", "_orig_mod.")  # that DataParallel and torch.compile put before every name
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path | zipfile.Path) -> Any:
     """The content of a file that `torch.save` wrote: tensors, and plain values around them.
+
+    path: of a file, or of one in an archive.
 
     NumPy's numbers become numbers, its arrays None.
     Raises: UserError if the file cannot be read, is damaged, or contains other objects.
     """
     if not path.is_file():  # a pipe would be waited for
         raise UserError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}")
-    if not path.stat().st_size:
+    if isinstance(path, Path) and not path.stat().st_size:
         raise UserError(f"{path}: an empty file; get it again")
     try:
-        if zipfile.is_zipfile(path):
-            _expect_uncompressed(path)
+        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+        if zipfile.is_zipfile(file):
+            _expect_uncompressed(file, str(path))
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
         with torch.serialization.safe_globals(list(_NUMPY)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other versions of pickle
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UserError:
@@ -59,12 +65,12 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _expect_uncompressed(path: Path) -> None:
+def _expect_uncompressed(file: Path | io.BytesIO, where: str) -> None:
     """A small compressed file may fill the memory; torch.save compresses nothing."""
-    with zipfile.ZipFile(path) as file:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise UserError(
-                f"{path}: expected a file as torch.save writes it, got a compressed one "
+                f"{where}: expected a file as torch.save writes it, got a compressed one "
                 f"(programs in TorchScript are such files; they would run code)"
             )
 

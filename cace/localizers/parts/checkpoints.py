@@ -9,6 +9,7 @@ Loading never runs code from a file.
 
 import inspect
 import io
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,18 +83,21 @@ def save(path: Path, name: str, localizer: Localizer, about: dict[str, Any]) -> 
     write_atomically(path, buffer.getvalue())
 
 
-def read(path: Path, name: str | None = None, **settings: Any) -> Checkpoint:
+def read(path: Path | zipfile.Path, name: str | None = None, **settings: Any) -> Checkpoint:
     """A localizer, and what its file contains about it.
 
+    path: of a file, or of one in an archive.
     name: the method, if another one is to be refused.
     settings: of an authors' checkpoint; ours contains its own.
     Raises: UserError if the file is damaged, contains code, or is of another method.
     """
-    content = read_torch_file(expect_file(path, made_by="train"))
+    if isinstance(path, Path):
+        expect_file(path, made_by="train")
+    content = read_torch_file(path)
     written_as = content.get("format") if isinstance(content, dict) else None
     if written_as in (FORMAT, FIRST_FORMAT):
         try:
-            return _ours(path, _as_now(content), name)
+            return _ours(str(path), _as_now(content), name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: a damaged checkpoint: {shown(error)}") from error
     if isinstance(written_as, str):
@@ -106,22 +110,22 @@ def read(path: Path, name: str | None = None, **settings: Any) -> Checkpoint:
     return Checkpoint(name or AUTHORS_DEFAULT, localizer, {})
 
 
-def _ours(path: Path, content: dict[str, Any], name: str | None) -> Checkpoint:
+def _ours(where: str, content: dict[str, Any], name: str | None) -> Checkpoint:
     if not isinstance(content["about"], dict) or not isinstance(content["settings"], dict):
         raise TypeError("expected settings by name")
     found, settings, about = content["localizer"], content["settings"], content["about"]
-    _method(found, str(path))
+    _method(found, where)
     if name not in (None, found):
         raise UserError(
-            f"{path}: expected a checkpoint of {name}, got one of {found}; set localizer.name, or "
+            f"{where}: expected a checkpoint of {name}, got one of {found}; set localizer.name, or "
             f"run `dvc repro train`"
         )
-    check_some(SizesOfFile, content["sizes"], f"{path}, sizes")
+    check_some(SizesOfFile, content["sizes"], f"{where}, sizes")
     sizes = Sizes(**content["sizes"])
-    check_about(about, sizes, str(path))
-    outline = _outline(str(path), found, sizes, settings)
-    _expect_fit(str(path), outline, outline.state_dict(), content["weights"])
-    localizer = build(found, sizes, where=str(path), **settings)
+    check_about(about, sizes, where)
+    outline = _outline(where, found, sizes, settings)
+    _expect_fit(where, outline, outline.state_dict(), content["weights"])
+    localizer = build(found, sizes, where=where, **settings)
     return Checkpoint(found, _filled(localizer, content["weights"]), about)
 
 

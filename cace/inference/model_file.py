@@ -1,0 +1,94 @@
+"""The file of a trained model that people share: a zip archive, written and read only here.
+
+Its entries are not compressed. `model.json` comes first and describes the model for people. Then
+come one checkpoint per seed, in the order in which they are averaged, and the weights of those
+encoders that are not public.
+"""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cace.system.errors import UserError, shown
+from cace.system.files import write_atomically
+
+FORMAT = "cace-model-1"
+DESCRIPTION = "model.json"
+VISUAL_ENCODER, AUDIO_ENCODER = "visual_encoder.pt", "audio_encoder.pt"
+NEVER = (1980, 1, 1, 0, 0, 0)  # the time of all entries: the same model gives the same bytes
+SIGNATURE = b"PK\x03\x04"  # of an archive; the name of its first entry starts at byte 30
+NAME = slice(30, 30 + len(DESCRIPTION))
+# What zipfile raises for an archive that it cannot read.
+BAD_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+class ModelFile(NamedTuple):
+    """The entries of a model's file; an encoder that is public has none."""
+
+    localizers: list[zipfile.Path]
+    visual_encoder: zipfile.Path | None
+    audio_encoder: zipfile.Path | None
+
+
+def write_model_file(
+    path: Path, description: dict[str, Any], localizers: list[bytes], encoders: Mapping[str, bytes]
+) -> None:
+    """Writes the file completely or not at all.
+
+    description: plain values about the model, for people.
+    localizers: a checkpoint for each seed.
+    encoders: the content of the entries VISUAL_ENCODER and AUDIO_ENCODER, if they have one.
+    """
+    text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
+    seeds = {_name_of(seed): checkpoint for seed, checkpoint in enumerate(localizers)}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in {DESCRIPTION: f"{text}\n".encode(), **seeds, **encoders}.items():
+            archive.writestr(zipfile.ZipInfo(name, NEVER), content)
+    write_atomically(path, buffer.getbuffer())
+
+
+def _name_of(place: int) -> str:
+    return f"localizer-{place}.pt"
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file starts as one of these; the rest of it may be damaged."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(NAME.stop)
+            return start.startswith(SIGNATURE) and start[NAME] == DESCRIPTION.encode()
+    return False
+
+
+def open_model_file(path: Path) -> ModelFile:
+    """The entries of a file of which `is_model_file` is true.
+
+    Raises: UserError if it is damaged or incomplete, or in another format.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            written_as = json.loads(archive.read(DESCRIPTION))["format"]
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("an entry is compressed")  # a small one could fill the memory
+            entries = {name: zipfile.Path(path, name) for name in archive.namelist()}
+    except (*BAD_ARCHIVE, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: a damaged or incomplete model ({shown(str(error))}); get it again"
+        ) from error
+    if written_as != FORMAT:
+        raise UserError(
+            f"{path}: expected a model in the format {FORMAT}, got {shown(written_as)}; use the "
+            f"version of cace that wrote it"
+        )
+    seeds = sum(name.startswith("localizer-") for name in entries)
+    names = [_name_of(seed) for seed in range(max(seeds, 1))]
+    if missing := [name for name in names if name not in entries]:
+        raise UserError(f"{path}: expected {missing[0]} in this model, got none; get it again")
+    localizers = [entries[name] for name in names]
+    return ModelFile(localizers, entries.get(VISUAL_ENCODER), entries.get(AUDIO_ENCODER))
