@@ -60,6 +60,17 @@ def test_a_cell_has_a_length_of_its_own(monkeypatch):
     assert (params.train.epochs, params.train.seeds) == (8, (0, 1))
 
 
+def test_weak_cells_have_three_seeds_and_the_others_full_supervision(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for cell in CELLS:
+        params = settings(cell)
+        weak = cell.startswith("weak")
+        assert params.supervision == ("weak" if weak else "full")
+        assert len(params.train.seeds) == (3 if weak else 2)
+    half, top = settings("weak_half_the_pairs").weak, settings("weak_top_04").weak
+    assert (half.mismatch, half.top, top.mismatch, top.top) == (0.5, 0.7, 1.0, 0.4)
+
+
 def test_an_unknown_cell_is_refused(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match="expected one of none, audio, .*, got 'nobody'"):
@@ -70,7 +81,12 @@ def result(accuracy, deviation=None):
     return {
         "epochs": 8,
         "encoders": {"visual": {"name": "vgg19", "weights": "imagenet", "finetuned_epochs": 2}},
-        "test": {"accuracy": accuracy, "accuracy_std": deviation, "seeds": 1},
+        "test": {
+            "accuracy": accuracy,
+            "accuracy_std": deviation,
+            "background_recall": 0.5,
+            "seeds": 1,
+        },
         "best_on_test": {"max": 0.9, "mean": 0.875, "std": deviation},
         "contrast": {"excess": 0.0004, "gradient": 0.0123},
     }

@@ -9,7 +9,7 @@ from baselines.tables import rows
 from baselines.tables.rows import TABLE_5_ROWS, Row
 from baselines.train import settings
 from cace.comparison.words import percent
-from cace.settings import LOCALIZERS, load_params
+from cace.settings import LOCALIZERS, load_params, method_params
 from cace.system.errors import UserError
 from tests.project import ROOT
 
@@ -30,6 +30,26 @@ def test_every_method_has_a_cell_and_a_row():
 def test_the_rows_have_the_figures_of_the_paper():
     paper = "59.5 55.3 72.7 74.5 77.4 77.8 79.3 79.3 80.5 80.8 82.4"
     assert [row.paper for row in TABLE_5_ROWS] == [float(figure) for figure in paper.split()]
+
+
+def test_every_method_of_two_modalities_is_in_the_table_of_weak_supervision():
+    stages = yaml.safe_load((ROOT / "baselines/dvc.yaml").read_text())["stages"]
+    offered = {name for name in LOCALIZERS if method_params(name).weak_forms}
+    assert set(stages["train_weak"]["matrix"]["cell"]) == offered
+    assert {row.cell for row in rows.WEAK_ROWS} == offered
+    assert {row.cell: row.paper for row in rows.WEAK_ROWS if row.paper} == {
+        "cmran": 72.94,
+        "cmbs": 73.95,
+        "css": 76.8,
+    }
+
+
+@pytest.mark.parametrize("method", ["cmran", "cace_net"])
+def test_a_weak_cell_differs_in_supervision_alone(method):
+    weak, full = settings(method, weak=True), settings(method)
+    assert (weak.supervision, full.supervision) == ("weak", "full")
+    assert weak.train == full.train
+    assert getattr(weak, method) == getattr(full, method)
 
 
 @pytest.mark.parametrize("source", rows.ALL)

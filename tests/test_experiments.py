@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from baselines.tables.rows import WEAK_ROWS
 from cace.evaluation import prediction_files
 from tests.project import ROOT
 
@@ -96,6 +97,49 @@ def test_an_ablation_cell_becomes_rows_of_the_papers_tables(project, tmp_path):
     assert cells_of_row[2:4] == ["random", f"{100 * accuracy:.1f}"]
     figure = (project.folder / "data/ablations/figure_5.html").read_text()
     assert [figure.count(f"{mode}: right in") for mode in ("none", "audio", "both")] == [4, 4, 4]
+
+
+def test_tags_alone_train_a_run_whose_page_says_so(project):
+    printed = project.run(
+        "dvc", "exp", "run", "-S", "supervision=weak", "-S", "localizer.name=cmran"
+    )
+    ran = [name for name in STAGES if f"Running stage '{name}'" in printed]
+    assert ran == ["train", "evaluate"]
+    metrics = project.json("metrics/eval.json")
+    assert set(metrics["baselines"]) == {"always_background", "never_background"}
+    page = (project.folder / "data/predictions/report.html").read_text()
+    assert "of each training clip, one tag was read" in " ".join(page.split())
+    # A checkpoint of the other supervision is not scored as if it were of this one.
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("supervision: weak", "supervision: full"))
+    said = project.run("python", "-m", "stages.evaluate", fails=True)
+    assert "was trained with weak supervision, and params.yaml, supervision, is full" in said
+    project.run("git", "checkout", "-q", ".")
+    project.run("dvc", "checkout", "-q")
+
+
+def test_a_method_becomes_a_row_of_the_table_of_weak_supervision(project, tmp_path):
+    project = project.copy_to(tmp_path / "cace")
+    shutil.copy(ROOT / "baselines/dvc.yaml", project.folder / "baselines")
+    project.run("dvc", "repro", "baselines/dvc.yaml:train_weak@psp")
+    cells = project.folder / "data/weak/cells"
+    saved = project.folder / "metrics/weak/predictions/psp.csv"
+    # The other methods take as long each: the same files stand for them.
+    for row in WEAK_ROWS:
+        if row.cell != "psp":
+            shutil.copytree(cells / "psp", cells / row.cell)
+            shutil.copy(saved, saved.with_stem(row.cell))
+    project.run("python", "-m", "baselines.tables", "weak")
+    rows = {row["row"]: row for row in project.json("metrics/weak/table.json")["rows"]}
+    scores = json.loads((cells / "psp/scores.json").read_text())
+    assert rows["PSP"]["test"] == scores["test"]
+    table = (project.folder / "metrics/weak/table.md").read_text()
+    assert "background recall" in table
+    assert "| CSS-Net" in table
+    assert "76.8" in table
+    assert "Weak supervision on mini" in (project.folder / "data/weak/table.html").read_text()
+    said = project.run("cace", "compare", "weak/cace_net", "weak/psp")
+    assert "equal" in said
 
 
 def test_a_method_becomes_a_row_of_table_5(project, tmp_path):
