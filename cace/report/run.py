@@ -147,7 +147,9 @@ def settings_of(params: Params) -> dict[str, Any]:
     """All settings that shape the run, by section; those of other methods are left out."""
     others = set(LOCALIZERS) - {params.localizer.name}
     return params.model_dump(
-        mode="json", by_alias=True, exclude={"ablations", "baselines", "compute", *others}
+        mode="json",
+        by_alias=True,
+        exclude={"ablations", "baselines", "matching", "compute", *others},
     )
 
 

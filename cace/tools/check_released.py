@@ -23,7 +23,7 @@ def check_released(folder: Path) -> Checked:
         found = released.find_files(folder)
     except UserError as error:
         problems.append(str(error))
-    needed = [file.name for file in released.FILES if file.name not in released.ONLY_FOR_CHECKS]
+    needed = [file.name for file in released.FILES if file.name not in released.OPTIONAL]
     missing = [name for name in needed if found and name not in found]
     remarks += [f"{name}: not here; the pipeline downloads it" for name in missing]
     rows: tuple[Row, ...] = ()

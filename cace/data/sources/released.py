@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cace.data.sources.folder import copy_file
+from cace.data.sources.released_labels import MATCHING_ORDER
 from cace.system.downloads import DRIVE, RemoteFile, fetch
 from cace.system.errors import UserError, listed
 from cace.system.hdf5 import DamagedError, open_hdf5
@@ -54,13 +55,35 @@ FILES = (  # the largest last, so that failures come early
         1e6,
     ),
     RemoteFile(
+        "train_order_match.h5",
+        GITHUB + "train_order_match.h5",
+        "0.03 MB",
+        "82dc6e59d79179e62e7df8dcb0f648c5003d5dda13262ef10bcb74acc8016bb2",
+        1e6,
+    ),
+    RemoteFile(
+        "val_order_match.h5",
+        GITHUB + "val_order_match.h5",
+        "0.01 MB",
+        "ad336b6302cbace06c0ff4434112abb1b0353cb12f246d81ea94b7cbbfbc648d",
+        1e6,
+    ),
+    RemoteFile(
+        "test_order_match.h5",
+        GITHUB + "test_order_match.h5",
+        "0.01 MB",
+        "5c9258d60d0fd6e177c50dfaa5813cf8b91748787703a522d8082d90bf1f453c",
+        1e6,
+    ),
+    RemoteFile(
         "audio_feature.h5", DRIVE + "1F6p4BAOY-i0fDXUOhG7xHuw_fnO5exBS", "42.4 MB", most=50e6
     ),
     RemoteFile(
         "visual_feature.h5", DRIVE + "1hQwbhutA3fQturduRnHMyfRqdrRHgmC9", "7.744 GiB", most=9e9
     ),
 )
-ONLY_FOR_CHECKS = ("mil_labels.h5", "labels_closs.h5")
+# For checks, and for cross-modality localization.
+OPTIONAL = ("mil_labels.h5", "labels_closs.h5", *MATCHING_ORDER.values())
 
 
 def find_files(folder: Path) -> dict[str, Path]:
@@ -75,7 +98,7 @@ def find_files(folder: Path) -> dict[str, Path]:
         if path.is_file()
     }
     if not found:
-        names = ", ".join(file.name for file in FILES if file.name not in ONLY_FOR_CHECKS)
+        names = ", ".join(file.name for file in FILES if file.name not in OPTIONAL)
         raise UserError(
             f"{folder}: expected the released files ({names}), got none of them; leave data.path "
             f"empty to download them"
@@ -88,11 +111,11 @@ def find_files(folder: Path) -> dict[str, Path]:
 def complete(found: dict[str, Path]) -> dict[str, Path]:
     """The files that were found, and the rest of the release from the downloads folder, by name.
 
-    The files that only serve checks are downloaded only if nothing was found.
+    The optional files are downloaded only if nothing was found.
     Raises: UserError that lists each missing file with its link.
     """
     lacking = [file for file in FILES if file.name not in found]
-    wanted = [file for file in lacking if not found or file.name not in ONLY_FOR_CHECKS]
+    wanted = [file for file in lacking if not found or file.name not in OPTIONAL]
     fetched = {path.name: path for path in fetch(wanted)}
     if damaged := [why for path in fetched.values() if (why := _damage(path))]:
         raise UserError(f"damaged downloads; remove them and run this again:{listed(damaged)}")

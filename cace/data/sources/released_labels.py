@@ -40,6 +40,8 @@ AXES = {
 }
 OPTIONAL = ("mil_labels.h5", "labels_closs.h5")
 ORDER_KEY = "order"
+# By split, the rows of cross-modality localization: another split than that of *_order.h5.
+MATCHING_ORDER = {split: f"{split}_order_match.h5" for split in SPLITS}
 # AVE has 2 rows of 4,143. Annotations shifted by one line differ in half of them.
 MAX_DIFFERENT = 0.1
 
