@@ -234,6 +234,7 @@ def test_measures_of_three_clips_counted_by_hand():
     found = measures(chosen, scored)
     assert found["exact"]["mean"] == pytest.approx(1 / 3)
     assert (found["ends_early"]["mean"], found["ends_early"]["clips"]) == (1 / 2, 2)
+    assert (found["inside"]["mean"], found["inside"]["clips"]) == (0, 1)
     assert found["overlap"]["mean"] == pytest.approx((1 + 3 / 5 + 0) / 3)
 
 

@@ -314,8 +314,9 @@ def measure(mean, std=0.012, low=0.4, high=0.5):
 
 def scores(**changes):
     found = {"exact": measure(0.47), "ends_early": measure(0.2), "overlap": measure(0.6)}
+    found["inside"] = {**measure(0.1), "clips": 3}
     rule = {"exact": measure(0.468, None), "ends_early": measure(0.0, None)}
-    rule["overlap"] = measure(None)
+    rule |= {"inside": measure(0.0, None), "overlap": measure(None)}
     return {
         "title": "DAM", "reconstruction": "free choices", "parameters": 1234, "clips": 9,
         "skipped": {"no event": 1, "event as long as the clip": 2, "event with a gap": 0},
@@ -332,6 +333,8 @@ def test_a_row_shows_every_measure_in_both_directions():
         "V2A: start": "25.0",
         "A2V: start, event ends early": "20.0 ± 1.2 (40.0 to 50.0)",
         "V2A: start, event ends early": "20.0 ± 1.2 (40.0 to 50.0)",
+        "A2V: start, event inside": "10.0 ± 1.2 (40.0 to 50.0)",
+        "V2A: start, event inside": "10.0 ± 1.2 (40.0 to 50.0)",
         "A2V: overlap": "60.0 ± 1.2 (40.0 to 50.0)",
         "V2A: overlap": "60.0 ± 1.2 (40.0 to 50.0)",
         "parameters": "1,234",
@@ -343,6 +346,6 @@ def test_a_row_shows_every_measure_in_both_directions():
 
 def test_what_was_skipped_is_said():
     assert scored(scores()) == (
-        "9 test clips are scored, and the event ends early in 7 of them. "
+        "9 test clips are scored; the event ends early in 7 of them, and is inside in 3. "
         "Skipped: 1 no event; 2 event as long as the clip."
     )

@@ -27,6 +27,11 @@ class Partial(NamedTuple):
         """Whether the event ends before the clip. If not, it is in the last window."""
         return self.start + self.length < self.segments
 
+    @property
+    def inside(self) -> Bool[np.ndarray, " n"]:
+        """Whether the event starts after the clip does, and ends before it."""
+        return self.ends_early & (self.start > 0)
+
 
 def partial_events(event: Bool[np.ndarray, "N T"], rows: Int[np.ndarray, " n"]) -> Partial:
     """Those of some rows of a feature store.
@@ -59,14 +64,19 @@ def measures(chosen: Float[np.ndarray, "S n T"], clips: Partial) -> dict[str, di
     chosen: of S seeds, the probability of each start; one-hot if it is one window.
     Returns: `exact`, the share of clips with exactly the right start, as published; the same on
         `ends_early`, the clips whose event ends before the clip: always choosing the last window
-        gets 0 there; and `overlap`, the mean over clips of the seconds that both windows share
-        over the seconds of their union. Each has `mean`, `std` (between seeds; None for one),
+        gets 0 there; the same on those with the event `inside`: always choosing the first second
+        gets 0 there too; and `overlap`, the mean over clips of the seconds that both windows
+        share over the seconds of their union. Each has `mean`, `std` (between seeds; None for one),
         `low`, `high` (None for a single clip) and `clips`; `mean` is None without clips.
     """
     exact = chosen[:, np.arange(len(clips.rows)), clips.start]
     overlap = (chosen * _overlaps(clips)).sum(axis=2)
-    early = clips.ends_early
-    per_clip = {"exact": exact, "ends_early": exact[:, early], "overlap": overlap}
+    per_clip = {
+        "exact": exact,
+        "ends_early": exact[:, clips.ends_early],
+        "inside": exact[:, clips.inside],
+        "overlap": overlap,
+    }
     return {name: _measure(values) for name, values in per_clip.items()}
 
 

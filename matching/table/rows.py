@@ -5,7 +5,12 @@ from typing import Any
 from cace.comparison.words import percent
 
 CELLS = ("distance", "dam")
-MEASURES = {"exact": "start", "ends_early": "start, event ends early", "overlap": "overlap"}
+MEASURES = {
+    "exact": "start",
+    "ends_early": "start, event ends early",
+    "inside": "start, event inside",
+    "overlap": "overlap",
+}
 DIRECTIONS = {"a2v": "A2V", "v2a": "V2A"}
 KEPT = ("parameters", "reconstruction")  # of a cell, for its row
 
@@ -14,11 +19,13 @@ Given the seconds of an event in one modality, find them in the other: A2V searc
 for the window that belongs to a sound, V2A the sound for a picture. The length is known. Percent, \
 mean ± deviation over seeds, with a 95 % interval over test clips. Start: clips in which exactly \
 the right second is found. Event ends early: the same, of the clips whose event ends before the \
-clip; always choosing the last window gets nothing there. Overlap: the mean share of the seconds \
-of both windows together that are in both. The first four rows look at nothing."""
+clip; always choosing the last window gets nothing there. Event inside: those whose event also \
+starts after the clip; always choosing the first second gets nothing there either. Overlap: the \
+mean share of the seconds of both windows together that are in both. The first four rows look at \
+nothing."""
 BELOW = """\
-A matcher shows that it uses picture and sound where it is above all four rules, above all where \
-the event ends early."""
+A matcher shows that it uses picture and sound where it is better than the best of the four rules \
+in the same column."""
 NO_EVIDENCE = """\
 The clips of mini are drawings. This table shows that the matchers run; it is no evidence about \
 AVE."""
@@ -65,7 +72,10 @@ def shown(measure: dict[str, Any]) -> str:
 
 def scored(cell: dict[str, Any]) -> str:
     """How many clips a cell scored, and which it skipped."""
-    early = cell["a2v"]["ends_early"]["clips"]
+    early, inside = (cell["a2v"][name]["clips"] for name in ("ends_early", "inside"))
     skipped = "; ".join(f"{count} {reason}" for reason, count in cell["skipped"].items() if count)
-    text = f"{cell['clips']} test clips are scored, and the event ends early in {early} of them."
+    text = (
+        f"{cell['clips']} test clips are scored; the event ends early in {early} of them, and is "
+        f"inside in {inside}."
+    )
     return f"{text} Skipped: {skipped}." if skipped else text
