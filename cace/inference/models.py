@@ -3,12 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from cace.data.annotations import AVE_CATEGORIES
-from cace.encoders.audio import audio_encoder
+from cace.encoders.audio import AudioEncoder, audio_encoder
 from cace.encoders.checkpoint import load_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
@@ -35,6 +35,15 @@ RELEASED_FRAMES: dict[str, Any] = {
     "jpeg_quality": 95,
     "precision": "float32",
 }
+
+
+class Encoders(NamedTuple):
+    """Both encoders, and how clips were decoded for them."""
+
+    visual: VisualEncoder
+    audio: AudioEncoder
+    cards: dict[str, Any]  # of each modality's
+    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality, precision
 
 
 def load(
@@ -66,23 +75,17 @@ def load(
         if any(other.about.get(key) != about.get(key) for other in read):
             raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")
     count = read[0].localizer.sizes.categories
-    lacks = _lacks(about) if about else []
-    if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
+    lacking = lacks(about, ["categories"]) if about else []
+    if lacking or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
             f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
-            f"frames{', got none of ' if lacks else ''}{', '.join(lacks)}; run `dvc repro train`"
+            f"frames{', got none of ' if lacking else ''}{', '.join(lacking)}; run "
+            f"`dvc repro train`"
         )
     device = choose_device()
-    is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
-    encoders = RELEASED_ENCODERS if is_released else about["encoders"]
-    frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
-    if is_released and encoder:
-        raise UserError(
-            f"{path}: trained on released features, so it uses their encoder; name no other one"
-        )
-    visual = _visual(encoders["visual"], Path(path), Path(encoder) if encoder else None)
-    audio = audio_encoder(encoders["audio"]["name"], encoders["audio"]["weights"])
-    _expect_same("audio", audio, encoders["audio"], path)
+    visual, audio, encoders, frames = encoders_of(
+        about, Path(path), Path(encoder) if encoder else None
+    )
     localizers = [one.localizer.to(device) for one in read]
     title, ours = localizers[0].title, localizers[0].reconstruction
     method = f"{title}, a reconstruction: {ours}" if ours else title
@@ -109,6 +112,26 @@ def load(
     )
 
 
+def encoders_of(about: dict[str, Any], path: Path, encoder: Path | None) -> Encoders:
+    """The encoders that a model was trained with.
+
+    about: its `encoders` and `frames`; empty for an authors' checkpoint.
+    path: of the model; the fine-tuned visual encoder is looked for in the folders above it.
+    encoder: the file of the fine-tuned visual encoder, if it is somewhere else.
+    Raises: UserError if a file is missing, or the encoders are not those of training.
+    """
+    is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
+    cards = RELEASED_ENCODERS if is_released else about["encoders"]
+    if is_released and encoder:
+        raise UserError(
+            f"{path}: trained on released features, so it uses their encoder; name no other one"
+        )
+    visual = _visual(cards["visual"], path, encoder)
+    audio = audio_encoder(cards["audio"]["name"], cards["audio"]["weights"])
+    _expect_same("audio", audio, cards["audio"], path)
+    return Encoders(visual, audio, cards, RELEASED_FRAMES if is_released else about["frames"])
+
+
 def _checkpoints(path: Path) -> list[Path]:
     expect_file(path, made_by="train")
     if path.is_file():
@@ -122,12 +145,15 @@ def _checkpoints(path: Path) -> list[Path]:
     return files
 
 
-def _lacks(about: dict[str, Any]) -> list[str]:
-    """What is needed to encode a video as the clips of the training were, and is not there."""
+def lacks(about: dict[str, Any], names: list[str]) -> list[str]:
+    """What is needed to encode a video as the clips of the training were, and is not there.
+
+    names: keys that are needed too.
+    """
     cards = about.get("encoders", {})
     visual, audio, frames = cards.get("visual", {}), cards.get("audio", {}), about.get("frames", {})
     needed = {
-        "": (about, ["categories"]),
+        "": (about, names),
         "encoders.visual.": (visual, ["name", "weights"]),
         "encoders.audio.": (audio, ["name", "weights"]),
     }
@@ -149,7 +175,8 @@ def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEnc
         encoder = visual_encoder(about["name"], about["weights"])
         _expect_same("visual", encoder, about, model)
         return encoder
-    beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
+    above = list(model.parents)[:3]
+    beside = [place / "visual_encoder.pt" for f in above for place in (f, f / "models")]
     path = given or next((file for file in beside if file.is_file()), beside[0])
     encoder = load_encoder(path, about["name"], needed_by="the localizer").network
     _expect_same("visual", encoder, about, path)
