@@ -57,3 +57,14 @@ def test_settings_of_one_matcher_re_run_only_its_cell(matched, tmp_path):
     status = project.run("dvc", "status", "matching/dvc.yaml")
     assert "train@dam" in status
     assert "train@distance" not in status
+
+
+def test_a_video_is_matched_with_the_encoders_of_the_project(matched):
+    video = sorted((matched.folder / "data/media/AVE").iterdir())[0]
+    for name in MATCHERS:
+        printed = matched.run(
+            "cace", "match", f"data/media/AVE/{video.name}", "--sound", "3-6",
+            "--model", f"data/matching/cells/{name}",
+        )  # fmt: skip
+        assert "sound 3-6 s: the picture that fits best is" in printed
+        assert "number" in printed and "of 8" in printed
