@@ -14,6 +14,7 @@ VISUAL_ENCODER = Path("data/models/visual_encoder.pt")  # finetune
 FEATURES = Path("data/features.h5")  # extract
 LOCALIZERS = Path("data/models/localizer")  # train
 PREDICTIONS = Path("data/predictions")  # evaluate
+MATCHERS = Path("data/matching/cells")  # matching/dvc.yaml
 
 METRICS = Path("metrics")
 DECODE_METRICS = METRICS / "decode.json"  # decode

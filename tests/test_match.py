@@ -235,3 +235,20 @@ def test_the_json_file_has_all_windows_the_best_first():
     assert content["windows"][0] == content["best"] == {"start": 1, "end": 3, "fit": 0.75}
     assert len(content["windows"]) == 4
     assert content["rank_of_same_seconds"] == 4
+
+
+def test_a_button_plays_its_window_alone(visit, clip, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(match_page(a_match(file=clip, seconds=12.0), embed=True))
+    page = visit(page)
+    page.wait_for_function("video.readyState > 1")
+    page.locator(".buttons button").nth(1).click()  # the best: seconds 1 to 3
+    page.wait_for_function("!video.paused && video.currentTime > 1")
+    page.wait_for_function("video.paused && video.currentTime >= 3")
+    assert page.evaluate("video.currentTime") < 4
+
+
+def test_the_page_is_as_wide_as_a_phone(visit, clip, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(match_page(a_match(file=clip, seconds=12.0), embed=True))
+    assert visit(page, width=360).evaluate("document.documentElement.scrollWidth") == 360

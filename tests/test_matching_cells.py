@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cace import paths
 from cace.data.annotations import Annotations, Row
 from cace.data.sources.released_labels import MATCHING_ORDER
 from cace.features.store import FeatureStore
@@ -175,7 +176,7 @@ SHORT = Schedule(epochs=1, batch_size=8, learning_rate=1e-3)
 
 def cell(store, name="distance", seeds=(0, 1), source="mini", media=Path("media")):
     run.run_cell(name, store.path, media, source, SHORT, seeds)
-    folder = run.CELLS / name
+    folder = paths.MATCHERS / name
     return folder, json.loads((folder / "scores.json").read_text())
 
 
@@ -220,7 +221,7 @@ def test_an_interrupted_cell_keeps_its_finished_seeds(store, top, monkeypatch):
     monkeypatch.setattr(run, "_train_one", stopped)
     with pytest.raises(KeyboardInterrupt):
         cell(store)
-    assert not run.CELLS.exists()
+    assert not paths.MATCHERS.exists()
     cell(store)
     assert trained == [0, "stop", 1]
 

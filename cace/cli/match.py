@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cace import paths
 from cace.cli import arguments
 from cace.conventions import DEADLINE_SECONDS
 from cace.system.errors import UserError, listed, printable, shown
@@ -39,7 +40,7 @@ def add(commands: arguments.Commands, top: Path) -> None:
     parser.add_argument(
         "--model",
         type=arguments.path,
-        default=top / "data/matching/cells/distance",
+        default=top / paths.MATCHERS / "distance",
         metavar="PATH",
         help="a cell of matching/dvc.yaml, whose seeds are averaged, or one checkpoint",
     )

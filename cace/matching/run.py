@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cace import paths
 from cace.features.store import FeatureStore
 from cace.matching import checkpoints
 from cace.matching.clips import Clips, read_clips
@@ -25,7 +26,6 @@ from cace.system.files import publish, sha256, write_atomically, write_json
 from cace.system.scratch import scratch
 
 STAGE = "matching/dvc.yaml:train"
-CELLS = Path("data/matching/cells")
 DIRECTIONS: dict[str, Modality] = {"a2v": "audio", "v2a": "visual"}  # by the given modality
 
 
@@ -76,12 +76,13 @@ def run_cell(
             trained = {**schedule.model_dump(), "seeds": list(seeds)}
             write_json(made / "scores.json", {**about, **scores, "train": trained})
             made.replace(finished)
-        publish(finished, CELLS / name)
+        publish(finished, paths.MATCHERS / name)
 
 
 def _train_one(
     name: str, clips: Clips, schedule: Schedule, seed: int, file: Path, about: dict[str, Any]
 ) -> None:
+    torch.set_num_threads(1)  # so that the weights do not depend on the number of cores
     torch.manual_seed(seed)
     matcher = checkpoints.MATCHERS[name](clips.channels).to(clips.visual.device)
     train(matcher, clips, schedule, f"match {name}, seed {seed}")

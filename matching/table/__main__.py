@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from cace import paths
 from cace.report import render
 from cace.settings import load_params
 from cace.system.errors import run
@@ -10,8 +11,7 @@ from cace.system.files import expect_file, write_atomically, write_json
 from cace.tables.text import markdown
 from matching.table.rows import ABOUT, BELOW, NO_EVIDENCE, columns, rows, scored
 
-CELLS = Path("data/matching/cells")
-METRICS = Path("metrics/matching")
+METRICS = paths.METRICS / "matching"
 
 
 def main() -> None:
@@ -19,7 +19,9 @@ def main() -> None:
     source = load_params().data.source
     cells = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(expect_file(CELLS, made_by="matching/dvc.yaml").glob("*/scores.json"))
+        for path in sorted(
+            expect_file(paths.MATCHERS, made_by="matching/dvc.yaml").glob("*/scores.json")
+        )
     }
     found = rows(cells)
     about = [ABOUT, scored(next(iter(cells.values()))), BELOW]
