@@ -1,6 +1,7 @@
 """`cace match`: one's own video, from the command line to the page."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -168,7 +169,23 @@ def test_a_video_that_is_not_there_is_refused(match):
         match("none.mp4", "--sound", "1-2")
 
 
+def test_a_video_that_is_too_large_for_a_page_is_refused(match, tmp_path):
+    (tmp_path / "large.mp4").touch()
+    os.truncate(tmp_path / "large.mp4", 200_000_001)
+    with pytest.raises(SystemExit, match="large.mp4: too large for a page, at most 200 MB"):
+        match("large.mp4", "--sound", "1-2", "--out", ".", "--embed")
+
+
 # --- the model
+
+
+def test_weights_that_give_no_numbers_are_refused(models, clip, tmp_path):
+    found = checkpoints.read(models / "distance/seed-0.pt")
+    with torch.no_grad():
+        found.matcher.visual[0].weight.fill_(3e38)
+    checkpoints.save(tmp_path / "seed-0.pt", "distance", found.matcher, found.about)
+    with pytest.raises(UserError, match=r"gives no numbers \(NaN\)"):
+        load_matcher(tmp_path).match(clip, "audio", 1, 2)
 
 
 def test_a_missing_model_names_what_makes_it(tmp_path):

@@ -100,10 +100,18 @@ def run(options: argparse.Namespace) -> None:
 def _files(options: argparse.Namespace) -> list[Path]:
     """The files to write.
 
-    Raises: UserError if the folder cannot be written to, or one of them exists already.
+    Raises: UserError if the folder cannot be written to, one of them exists already, or the video
+        is too large to embed.
     """
+    from cace.inference.exports import MOST_EMBEDDED
     from cace.system.files import expect_writable
 
+    size = options.video.stat().st_size if options.video.is_file() else 0
+    if options.embed and size > MOST_EMBEDDED:
+        raise UserError(
+            f"{options.video}: too large for a page, at most {MOST_EMBEDDED / 1e6:g} MB; without "
+            f"--embed the page links to it"
+        )
     expect_writable(options.out)
     files = [options.out / f"{options.video.stem}{ending}" for ending in ENDINGS]
     if there := [str(file) for file in files if os.path.lexists(file) and not options.overwrite]:

@@ -122,6 +122,9 @@ class VideoMatcher(NamedTuple):
         pair = (audio, visual) if given == "audio" else (visual, audio)
         with torch.inference_mode():
             fits = [one.fits(pair[0][start:end], pair[1], given) for one in self.matchers]
+        mean = torch.stack(fits).mean(dim=0).cpu().numpy()
+        if not np.isfinite(mean).all():
+            raise UserError(f"{self.model}: gives no numbers (NaN); are its weights damaged?")
         remarks = segments.remarks
         if end - start >= SEGMENTS:
             remarks.append(f"the window is longer than any event in a clip of {SEGMENTS} s")
@@ -131,7 +134,7 @@ class VideoMatcher(NamedTuple):
             given,
             start,
             end,
-            torch.stack(fits).mean(dim=0).cpu().numpy(),
+            mean,
             self.matchers[0].fit_means,
             tuple(remarks),
             self.model,
