@@ -40,7 +40,7 @@ lint: .venv/.installed
 	mypy
 
 clean:  ## removes what stages wrote, DVC's cache for all branches too; sources, settings, metrics, downloads and .venv stay
-	rm -rf $(filter-out .work/downloads,$(wildcard .work/*)) data/media data/clips data/models data/features.h5 data/predictions data/ablations data/baselines data/weak .dvc/cache .dvc/tmp
+	rm -rf $(filter-out .work/downloads,$(wildcard .work/*)) data/media data/clips data/models data/features.h5 data/predictions data/ablations data/baselines data/weak data/matching .dvc/cache .dvc/tmp
 
 .dvc/offline.html: .venv/.installed  # without it, DVC's page of plots needs a network
 	cace plots

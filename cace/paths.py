@@ -14,6 +14,7 @@ VISUAL_ENCODER = Path("data/models/visual_encoder.pt")  # finetune
 FEATURES = Path("data/features.h5")  # extract
 LOCALIZERS = Path("data/models/localizer")  # train
 PREDICTIONS = Path("data/predictions")  # evaluate
+MATCHERS = Path("data/matching/cells")  # matching/dvc.yaml
 
 # Tables of trained cells, by their folder in data/ and metrics/, and the stage of their cells.
 TABLES = {

@@ -12,7 +12,7 @@ from tests import forks
 
 ROOT = Path(__file__).parent.parent
 COPIED = (
-    *("ablations", "baselines", "cace", "profiles", "stages"),
+    *("ablations", "baselines", "cace", "matching", "profiles", "stages"),
     *("params.yaml", "pyproject.toml", "dvc.yaml"),
     *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore"),
     *("data/.gitignore", "data/index.csv", "data/models/.gitignore", "data/weights/.gitignore"),
@@ -68,6 +68,10 @@ baselines:
   seeds:
   - 0
   few_clips: true
+matching:
+  seeds:
+  - 0
+  few_clips: true
 compute:
   engine: local
 """
@@ -98,6 +102,7 @@ class Project:
         for name in ("dvc.yaml", "dvc.lock"):
             (self.folder / "ablations" / name).unlink(missing_ok=True)
             (self.folder / "baselines" / name).unlink(missing_ok=True)
+            (self.folder / "matching" / name).unlink(missing_ok=True)
         for file in (self.folder / "baselines/settings").glob("*.yaml"):
             text = re.sub(r"epochs: .*", "epochs: 1", file.read_text())
             file.write_text(re.sub(r"width: .*", "width: 16", text))

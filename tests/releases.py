@@ -57,6 +57,9 @@ def write_release(folder):
     for split in ("train", "val", "test"):
         rows = [row for row in range(ROWS) if SPLIT_OF[row] == split]
         write(folder, f"{split}_order.h5", np.array(rows[::-1]), key="order")
+        # Of cross-modality localization: the split of the row before.
+        matching = [row for row in range(ROWS) if SPLIT_OF[row - 1] == split]
+        write(folder, f"{split}_order_match.h5", np.array(matching), key="order")
     return folder
 
 

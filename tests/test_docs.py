@@ -59,6 +59,7 @@ def copy_instead(reader, finished):
         if name != "download":
             script = COPYING_STAGE.format(outs=outputs(stage), finished=str(finished.folder))
             (reader.folder / f"stages/{name}.py").write_text(script)
+    shutil.copy(ROOT / "matching/dvc.yaml", reader.folder / "matching")  # it takes seconds
     reader.run("dvc", "repro")
     reader.commit("stages that copy")
 

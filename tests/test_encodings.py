@@ -13,7 +13,7 @@ from cace.data.sources.folder import id_of
 from cace.system import errors
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("ablations", "baselines", "benchmarks", "cace", "docs", "stages")
+FOLDERS = ("ablations", "baselines", "benchmarks", "cace", "docs", "matching", "stages")
 
 
 def in_the_locales_encoding(source: str) -> list[int]:

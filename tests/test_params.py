@@ -248,7 +248,8 @@ def test_a_setting_of_cace_net_has_the_name_of_its_section(settings):
 
 def test_the_stages_track_exactly_the_known_sections():
     profile, ours = set(), set()
-    for file in (ROOT / "dvc.yaml", ROOT / "ablations/dvc.yaml", ROOT / "baselines/dvc.yaml"):
+    for folder in ("", "ablations", "baselines", "matching"):
+        file = ROOT / folder / "dvc.yaml"
         for stage in yaml.safe_load(file.read_text())["stages"].values():
             for entry in stage["params"]:
                 if isinstance(entry, dict):

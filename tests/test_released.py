@@ -1,6 +1,7 @@
 """The released feature files: copied from the user's folder, the rest fetched, and trained on."""
 
 import os
+import shutil
 
 import pytest
 
@@ -9,8 +10,8 @@ from cace.data.sources.released import FILES, complete, copy_files, find_files
 from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
-from tests.project import Project
-from tests.releases import write_release, write_without_event
+from tests.project import ROOT, Project
+from tests.releases import ROWS, SPLIT_OF, annotation_lines, write_release, write_without_event
 
 FETCHED = {file.name for file in FILES} - set(WITHOUT_EVENT)
 REQUIRED = FETCHED - set(OPTIONAL)
@@ -63,7 +64,7 @@ def test_without_a_folder_all_files_are_fetched(downloads, release):
 
 def test_what_a_folder_lacks_is_fetched(downloads, release):
     found = {name: path for name, path in find_files(release).items() if "order" not in name}
-    assert set(complete(found)) == FETCHED
+    assert set(complete(found)) == {*found, "train_order.h5", "val_order.h5", "test_order.h5"}
     assert downloads == ["train_order.h5", "val_order.h5", "test_order.h5"]
 
 
@@ -94,12 +95,20 @@ def test_the_users_files_are_copied_completely_and_only_once(release, tmp_path):
     assert (release / "labels.h5").stat().st_nlink == 1
 
 
-def test_all_stages_run_and_the_users_files_stay_his(release, tmp_path):
-    project = Project(tmp_path / "cace")
+@pytest.fixture(scope="module")
+def released_run(tmp_path_factory):
+    """A project that ran on a release; the folder of the release; and what was printed."""
+    folder = tmp_path_factory.mktemp("released")
+    release, project = write_release(folder / "release"), Project(folder / "cace")
     printed = project.run(
         "dvc", "exp", "run", "-S", "data.source=released", "-S", f"data.path={release}",
         "-S", "profiles/released.yaml:train.epochs=1",
     )  # fmt: skip
+    return project, release, printed
+
+
+def test_all_stages_run_and_the_users_files_stay_his(released_run):
+    project, release, printed = released_run
     assert "row 5, -id05 (train): labels.h5 has Truck 0-5 and Bark 5-8" in printed
     assert project.json("metrics/decode.json")["decode"] == {
         "clips": 23, "rows": 24, "train": 12, "val": 6, "test": 6,
@@ -116,3 +125,27 @@ def test_all_stages_run_and_the_users_files_stay_his(release, tmp_path):
     for file in release.iterdir():
         assert file.stat().st_nlink == 1
         assert os.access(file, os.W_OK)
+
+
+def test_matching_has_the_split_of_its_own_order_files(released_run):
+    project, _, _ = released_run
+    (project.folder / "matching").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "matching/dvc.yaml", project.folder / "matching")
+    project.run("dvc", "repro", "matching/dvc.yaml:train@distance")
+    windows = (project.folder / "data/matching/cells/distance/windows.csv").read_text()
+    found = {line.split(",")[0] for line in windows.splitlines()[1:]}
+    rows = [row for row in range(ROWS) if SPLIT_OF[row - 1] == "test"]
+    ids = [line.split("&")[1] for line in annotation_lines()]
+    assert found == {ids[row] for row in rows}
+
+
+def test_matching_refuses_the_order_files_of_the_other_task(released_run, tmp_path):
+    project, _, _ = released_run
+    project = project.copy_to(tmp_path / "cace")
+    (project.folder / "matching").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "matching/dvc.yaml", project.folder / "matching")
+    media = project.folder / "data/media"
+    (media / "train_order_match.h5").unlink()
+    shutil.copy(media / "train_order.h5", media / "train_order_match.h5")
+    printed = project.run("python", "-m", "matching.train", "distance", fails=True)
+    assert "6 of the 6 rows of test_order_match.h5 are in train_order_match.h5 too" in printed

@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 SOURCES = [
     p
-    for folder in ("ablations", "baselines", "cace", "stages")
+    for folder in ("ablations", "baselines", "cace", "matching", "stages")
     for p in (ROOT / folder).rglob("*.py")
 ]
 
@@ -23,9 +23,9 @@ def calls_in(path):
             yield ast.unparse(node.func), arguments
 
 
-@pytest.mark.parametrize("file", ["dvc.yaml", "ablations/dvc.yaml", "baselines/dvc.yaml"])
-def test_a_stages_command_holds_nothing_but_words_of_its_own_file(file):
-    for stage in yaml.safe_load((ROOT / file).read_text())["stages"].values():
+@pytest.mark.parametrize("folder", ["", "ablations", "baselines", "matching"])
+def test_a_stages_command_holds_nothing_but_words_of_its_own_file(folder):
+    for stage in yaml.safe_load((ROOT / folder / "dvc.yaml").read_text())["stages"].values():
         for key in re.findall(r"\$\{(.*?)\}", stage["cmd"]):
             assert key.startswith("item.")  # not of params.yaml
             words = stage["matrix"][key.removeprefix("item.")]

@@ -20,6 +20,7 @@ PLUMBING = (
     *("cace/__init__.py", "cace/cli", "cace/conventions.py", "cace/paths.py"),
     *("cace/settings", "cace/system", "cace/localizers/__init__.py"),
     *("stages/__init__.py", "ablations/__init__.py", "baselines/__init__.py"),
+    "matching/__init__.py",
 )
 STAGES = {
     f"{package}.{name}": stage
@@ -27,10 +28,11 @@ STAGES = {
         ("", "stages"),
         ("ablations/", "ablations"),
         ("baselines/", "baselines"),
+        ("matching/", "matching"),
     )
     for name, stage in yaml.safe_load((ROOT / f"{folder}dvc.yaml").read_text())["stages"].items()
 }
-CODE = ("cace", "stages", "ablations", "baselines")
+CODE = ("cace", "stages", "ablations", "baselines", "matching")
 METHODS = {f"cace/localizers/{name}.py" for name in LOCALIZERS}
 
 
@@ -114,7 +116,7 @@ def test_a_stage_runs_as_a_module_so_that_temporary_workspaces_use_their_own_cod
 
 def used_templates(modules):
     """Those that modules render, and what they extend, include and import."""
-    holders = ("cace/report", "ablations/figure_5", "baselines/tables")
+    holders = ("cace/report", "ablations/figure_5", "baselines/tables", "matching/table")
     folders = [ROOT / holder / "templates" for holder in holders]
     texts = [(ROOT / module).read_text() for module in modules]
     todo = [name for text in texts for name in re.findall(r'\brender\(\s*"([^"]+)"', text)]
@@ -142,7 +144,7 @@ def modules(*folders):
     return [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("folder", ["cace", "ablations", "baselines", "benchmarks"])
+@pytest.mark.parametrize("folder", ["cace", "ablations", "baselines", "benchmarks", "matching"])
 def test_nothing_imports_the_stages(folder):
     for module in modules(folder):
         assert "stages" not in {path.parent.name for path in imported_files(module)}, module
@@ -151,7 +153,7 @@ def test_nothing_imports_the_stages(folder):
 # From the source of the data to the reports: a package imports those before it.
 ORDER = (
     *("system", "settings", "data", "media", "encoders", "features", "extraction", "finetuning"),
-    *("localizers", "evaluation", "training", "report", "comparison", "tables"),
+    *("localizers", "evaluation", "training", "matching", "report", "comparison", "tables"),
     *("inference", "tools", "cli"),
 )
 
@@ -189,6 +191,7 @@ EDITS = {
     "cace/settings/schema.py": set(),
     "cace/tools/doctor.py": set(),
     "cace/inference/templates/video.html": set(),
+    "cace/matching/distance.py": set(),
     "cace/localizers/avel.py": set(),
     "cace/localizers/__init__.py": set(),
     "cace/localizers/cace_net.py": {"train", "evaluate"},

@@ -23,6 +23,7 @@ from cace.cli import (
     index,
     inspect,
     localize,
+    match,
     plots,
 )
 from cace.conventions import THRESHOLD
@@ -30,13 +31,13 @@ from cace.settings import load_params
 from cace.system.errors import printable, run
 
 # In the order of `--help`.
-COMMANDS = (localize, export, compare, inspect, check, doctor, clean, index, plots, evaluate)
+COMMANDS = (localize, match, export, compare, inspect, check, doctor, clean, index, plots, evaluate)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
-        takes_names = self.prog.endswith(("inspect", "localize"))
+        takes_names = self.prog.endswith(("inspect", "localize", "match"))
         message = printable(message)
         super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
 

@@ -19,7 +19,7 @@ from cace.system.files import read_text, read_yaml
 WORKSPACE = "workspace"
 CACHED = paths.PREDICTIONS / "predictions.csv"
 CACHED_BEFORE = paths.PREDICTIONS / "test.csv"  # of commits without metrics/predictions.csv
-NOT_OF_A_RESULT = ("ablations", "baselines", "compute")  # sections of settings
+NOT_OF_A_RESULT = ("ablations", "baselines", "matching", "compute")  # sections of settings
 
 
 class Run(NamedTuple):

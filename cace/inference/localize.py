@@ -5,8 +5,6 @@ half; for each second the results of the windows (and of the seeds, if there are
 averaged. Picture and sound are processed as in the pipeline, through the stored form of a clip.
 """
 
-import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,22 +13,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from cace.conventions import SEGMENTS
-from cace.extraction.encode import Decoded, Encoding
+from cace.extraction.encode import Encoding
 from cace.features.batches import Silenced
+from cace.inference.segments import VideoSegments, encode_segments
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts.protocol import Localizer
-from cace.media.store import as_stored
-from cace.media.tracks import UnusableClipError
-from cace.media.video import Note, Probe, Segment, read_video
-from cace.system.errors import UserError, printable
-from cace.system.workers import LostError, in_process
+from cace.media.video import Segment
+from cace.system.errors import UserError
 
 STEP = SEGMENTS // 2  # seconds from one window to the next
-SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
-UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, not from the user
 
 
 class _Window(NamedTuple):
@@ -44,14 +37,6 @@ class _Window(NamedTuple):
     category: Float[np.ndarray, "3 T C"]
     attention: Float[np.ndarray, "T H W"] | None
     lanes: dict[str, Float[np.ndarray, " T"]]
-
-
-class _Length(NamedTuple):
-    """Of a video and its tracks, in seconds."""
-
-    seconds: float
-    picture: float
-    sound: float
 
 
 class EventLocalizer(NamedTuple):
@@ -84,79 +69,19 @@ class EventLocalizer(NamedTuple):
             decoded in time.
         """
         path = Path(video)
-        if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises for a name too long
-            raise UserError(
-                f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
-            )
-        how = {name: self.frames[name] for name in ("fps", "short_side", "crop")}
-        damages: Counter[str] = Counter()
-        noted: list[str] = []
-
-        def segments() -> Iterator[Segment]:
-            for item in items:
-                if isinstance(item, Segment):
-                    yield item
-                elif isinstance(item, Note) and item.damage:
-                    damages[item.text] += 1
-                elif isinstance(item, Note):
-                    noted.append(item.text)
-
-        items = (
-            read_video(path, **how)
-            if deadline_seconds is None
-            else in_process(read_video, deadline_seconds, path, **how)
-        )
-        try:
-            probed = next(items)
-            assert isinstance(probed, Probe)
-            bar = tqdm(
-                segments(),
-                desc=printable(path.name),
-                total=round(probed.seconds) if probed.seconds else None,
-                unit="s of video",
-                disable=None if show_progress else True,
-                dynamic_ncols=True,
-                leave=False,
-            )
-            length, windows = self._windows(iter(bar))
-        except UnusableClipError as error:
-            raise UserError(f"{path}: {error}; expected a video with picture and sound") from None
-        except LostError as error:
-            raise UserError(f"{path}: the decoder: {error}; leave this video out") from None
-        finally:
-            items.close()
-        seconds = length.seconds
-        remarks = [f"damaged {what} ({count} places)" for what, count in damages.items()]
-        remarks += noted
-        if not windows:
-            raise UserError(
-                f"{path}: expected at least {SHORTEST_TAIL_SECONDS:g} s of video, got "
-                + "; ".join([f"{seconds:.2f}", *remarks])
-            )
-        left_out = seconds % 1 if seconds % 1 < SHORTEST_TAIL_SECONDS else 0.0
-        if seconds - length.sound >= 1:
-            remarks.append(f"{length.sound:.1f} s of sound: the rest is treated as silence")
-        if seconds - length.picture >= 1:
-            remarks.append(f"{length.picture:.1f} s of picture: the rest repeats its last frame")
-        if left_out >= UNREMARKABLE_SECONDS:
-            remarks.append(f"the last {left_out:.2f} s are too short and were left out")
-        elif not left_out and seconds % 1:
-            remarks.append(f"the last {seconds % 1:.2f} s were filled up to one second")
-        if probed.starts_at >= UNREMARKABLE_SECONDS:
-            remarks.append(
-                f"players show {probed.starts_at:.2f} s at its start: captions count from "
-                f"there, all other times count from 0"
-            )
+        segments = VideoSegments(path, self.frames, show_progress, deadline_seconds)
+        windows = self._windows(iter(segments))
+        remarks = segments.remarks
         if self.silenced:
             unused = {"audio": "sound", "visual": "picture"}[self.silenced]
             remarks.append(f"the model was trained without {unused}, and does not use it")
-        if seconds - left_out < SEGMENTS:
+        if segments.seconds < SEGMENTS:
             remarks.append(f"shorter than the {SEGMENTS} s that the model was trained on")
         both, silent_sound, silent_picture = (_decision(windows, i) for i in range(3))
         attended = [window for window in windows if window.attention is not None]
         return Timeline(
             path,
-            seconds - left_out,
+            segments.seconds,
             self.categories,
             both,
             without_sound=silent_sound,
@@ -166,27 +91,21 @@ class EventLocalizer(NamedTuple):
                 for name, meaning in self.localizers[0].lanes.items()
             },
             attention=_average([(w.start, w.attention) for w in attended]) if attended else None,
-            view=probed.view,
+            view=segments.probed.view,
             remarks=tuple(remarks),
             model=self.model,
-            starts_at=probed.starts_at,
+            starts_at=segments.probed.starts_at,
             training=self.training,
         )
 
-    def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
-        """Length of the video, and the results of its windows."""
-        length, start = _Length(0.0, 0.0, 0.0), 0
+    def _windows(self, segments: Iterator[Segment]) -> list[_Window]:
+        """The results of all windows of a video."""
+        start = 0
         features: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
         waiting: list[Segment] = []  # encoded together: faster than one by one
         windows: list[_Window] = []
         for segment in segments:
-            length = _Length(
-                length.seconds + segment.seconds,
-                length.picture + segment.picture_seconds,
-                length.sound + segment.sound_seconds,
-            )
-            if segment.seconds >= SHORTEST_TAIL_SECONDS:
-                waiting.append(segment)
+            waiting.append(segment)
             if len(features) + len(waiting) == SEGMENTS + STEP:
                 features += self._encode(waiting)
                 waiting = []
@@ -198,19 +117,10 @@ class EventLocalizer(NamedTuple):
         if features:
             first = max(0, len(features) - SEGMENTS)
             windows.append(self._judge(start + first, features[first:]))
-        return length, windows
+        return windows
 
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
-        """Visual [H, W, V] and audio [A] features of each segment, in the store's precision."""
-        quality = self.frames["jpeg_quality"]
-        stored = [as_stored(some.frames, some.sound, quality) for some in segments]
-        frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
-        clip = Decoded("", frames, sound.reshape(len(segments), -1))
-        encoded = self.encoding.encode(clip, self.device)
-        return [
-            (torch.from_numpy(visual).to(self.device), torch.from_numpy(audio).to(self.device))
-            for visual, audio in zip(encoded.visual, encoded.audio, strict=True)
-        ]
+        return encode_segments(segments, self.encoding, self.frames["jpeg_quality"], self.device)
 
     @torch.inference_mode()
     def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:

@@ -66,6 +66,15 @@ class Model(NamedTuple):
         return f"{localizer.title}, a reconstruction: {ours}" if ours else localizer.title
 
 
+class Encoders(NamedTuple):
+    """Both encoders, and how clips were decoded for them."""
+
+    visual: VisualEncoder
+    audio: AudioEncoder
+    cards: dict[str, Any]  # of each modality's
+    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality, precision
+
+
 def load(
     path: Path | str = Path("data/models/localizer"),
     *,
@@ -126,25 +135,46 @@ def read_model(
         if any(other.about.get(key) != about.get(key) for other in read):
             raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")
     count = read[0].localizer.sizes.categories
-    lacks = _lacks(about) if about else []
-    if lacks or len(about.get("categories", AVE_CATEGORIES)) != count:
+    lacking = lacks(about, ["categories"]) if about else []
+    if lacking or len(about.get("categories", AVE_CATEGORIES)) != count:
         raise UserError(
             f"{path}: expected a checkpoint that names its {count} categories, its encoders and "
-            f"frames{', got none of ' if lacks else ''}{', '.join(lacks)}; run `dvc repro train`"
+            f"frames{', got none of ' if lacking else ''}{', '.join(lacking)}; run "
+            f"`dvc repro train`"
         )
+    packed_encoders = (packed.visual_encoder, packed.audio_encoder) if packed else None
+    found = encoders_of(about, path, encoder, packed_encoders)
+    visual, audio = found.visual, found.audio
+    needed = read[0].localizer.sizes[:2]
+    if (got := (visual.channels, audio.channels)) != needed:
+        raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
+    return Model(path, files, read, *found)
+
+
+def encoders_of(
+    about: dict[str, Any],
+    path: Path,
+    encoder: Path | None,
+    packed: tuple[zipfile.Path | None, zipfile.Path | None] | None = None,
+) -> Encoders:
+    """The encoders that a model was trained with.
+
+    about: its `encoders` and `frames`; empty for an authors' checkpoint.
+    path: of the model; the fine-tuned visual encoder is looked for in the folders above it.
+    encoder: the file of the fine-tuned visual encoder, if it is somewhere else.
+    packed: the visual and the audio weights in a file of `cace export`; None where they are public.
+    Raises: UserError if a file is missing, or the encoders are not those of training.
+    """
     is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
-    encoders = RELEASED_ENCODERS if is_released else about["encoders"]
+    cards = RELEASED_ENCODERS if is_released else about["encoders"]
     if is_released and encoder:
         raise UserError(
             f"{path}: trained on released features, so it uses their encoder; name no other one"
         )
-    visual = _visual(encoders["visual"], path, encoder, packed.visual_encoder if packed else None)
-    audio = _audio(encoders["audio"], path, packed.audio_encoder if packed else None)
-    needed = read[0].localizer.sizes[:2]
-    if (got := (visual.channels, audio.channels)) != needed:
-        raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
-    frames: dict[str, Any] = RELEASED_FRAMES if is_released else about["frames"]
-    return Model(path, files, read, visual, audio, encoders, frames)
+    visual_weights, audio_weights = packed or (None, None)
+    visual = _visual(cards["visual"], path, encoder, visual_weights)
+    audio = _audio(cards["audio"], path, audio_weights)
+    return Encoders(visual, audio, cards, RELEASED_FRAMES if is_released else about["frames"])
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -160,12 +190,15 @@ def _checkpoints(path: Path) -> list[Path]:
     return files
 
 
-def _lacks(about: dict[str, Any]) -> list[str]:
-    """What is needed to encode a video as the clips of the training were, and is not there."""
+def lacks(about: dict[str, Any], names: list[str]) -> list[str]:
+    """What is needed to encode a video as the clips of the training were, and is not there.
+
+    names: keys that are needed too.
+    """
     cards = about.get("encoders", {})
     visual, audio, frames = cards.get("visual", {}), cards.get("audio", {}), about.get("frames", {})
     needed = {
-        "": (about, ["categories"]),
+        "": (about, names),
         "encoders.visual.": (visual, ["name", "weights"]),
         "encoders.audio.": (audio, ["name", "weights"]),
     }
@@ -192,7 +225,8 @@ def _visual(
     elif not about["finetuned_epochs"] and given is None:
         encoder = visual_encoder(about["name"], about["weights"])
     else:
-        beside = [folder / "visual_encoder.pt" for folder in list(model.parents)[:3]]
+        above = list(model.parents)[:3]
+        beside = [place / "visual_encoder.pt" for f in above for place in (f, f / "models")]
         where = given or next((file for file in beside if file.is_file()), beside[0])
         encoder = load_encoder(where, about["name"], needed_by="the localizer").network
     _expect_same("visual", encoder, about, where)

@@ -46,8 +46,8 @@ def video_page(
     return render(
         "video.html",
         "cace.inference",
-        name=_text(timeline.file.name),
-        source=_data_url(timeline.file) if embed else _url(link or timeline.file.name),
+        name=name_text(timeline.file.name),
+        source=data_url(timeline.file) if embed else url(link or timeline.file.name),
         timeline=timeline,
         events=events,
         truth=truth,
@@ -67,7 +67,7 @@ def video_page(
             "attention": None if timeline.attention is None else _maps(timeline.attention),
             "view": timeline.view,
         },
-        clock=_clock,
+        clock=clock,
     )
 
 
@@ -122,7 +122,7 @@ def _categories_at(spans: Sequence[TimedEvent], times: Float[np.ndarray, " S"]) 
     return found
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """0:07, 1:02:03, and 0:09.6 for a part of a second."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
@@ -130,15 +130,17 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
 
 
-def _text(name: str) -> str:
+def name_text(name: str) -> str:
     """A file's name as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors="replace")
 
 
-def _url(path: str) -> str:
+def url(path: str) -> str:
+    """A path as a link; its bytes may be no UTF-8."""
     return quote(os.fsencode(Path(path).as_posix()))
 
 
-def _data_url(path: Path) -> str:
+def data_url(path: Path) -> str:
+    """A video as text in a page."""
     media_type = MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
     return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

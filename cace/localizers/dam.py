@@ -89,8 +89,8 @@ class Dam(Localizer):
         event: of a clip without such a segment, all of them count.
         """
         event = event | ~event.any(dim=1, keepdim=True)
-        visual = _global(self.within_visual, seen, event)
-        sound = _global(self.within_audio, heard, event)
+        visual = global_feature(self.within_visual, seen, event)
+        sound = global_feature(self.within_audio, heard, event)
         scale = seen.shape[-1] ** -0.5
         return {
             "seen": (seen * sound.unsqueeze(1)).sum(dim=-1) * scale,
@@ -118,10 +118,13 @@ class Dam(Localizer):
         }
 
 
-def _global(
+def global_feature(
     attention: nn.MultiheadAttention, x: Float[Tensor, "B T D"], event: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B D"]:
-    """The mean of the event's segments, after they attended to one another."""
+    """The mean of the event's segments, after they attended to one another.
+
+    event: at least one segment of each clip.
+    """
     attended, _ = attention(x, x, x, key_padding_mask=~event, need_weights=False)
     weights = event.to(x.dtype) / event.sum(dim=1, keepdim=True)
     return (weights.unsqueeze(1) @ attended).squeeze(1)

@@ -145,7 +145,9 @@ def run_page(
 
 def settings_of(params: Params) -> dict[str, Any]:
     """All settings that shape the run, by section; those of other methods are left out."""
-    left_out = {"ablations", "baselines", "compute", *LOCALIZERS} - {params.localizer.name}
+    left_out = {"ablations", "baselines", "matching", "compute", *LOCALIZERS} - {
+        params.localizer.name
+    }
     left_out |= {"weak"} if params.supervision == "full" else {"bece"}
     return params.model_dump(mode="json", by_alias=True, exclude=left_out)
 

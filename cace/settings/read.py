@@ -20,7 +20,7 @@ PARAMS_SECTIONS = (
 SINGLE_VALUES = ("supervision",)  # that are no sections
 PROFILE_SECTIONS = (
     *("download", "decode", "encoders", "finetune", "extract", "train"),
-    *("ablations", "baselines"),  # ablations/dvc.yaml and baselines/dvc.yaml track them
+    *("ablations", "baselines", "matching"),  # tracked by the dvc.yaml of their folder
 )
 
 # Where the work is done changes no result, so no stage tracks it: a change re-runs nothing.

@@ -327,6 +327,13 @@ class BaselinesParams(Section):
     few_clips: bool  # whether the lengths for small data sets apply
 
 
+class MatchingParams(Section):
+    """How matching/dvc.yaml trains; the rest is in matching/settings/."""
+
+    seeds: Seeds
+    few_clips: bool  # whether the lengths for small data sets apply
+
+
 class EvaluateParams(Section):
     """How predictions are made, and errors counted."""
 
@@ -368,6 +375,7 @@ class Params(Section):
     evaluate: EvaluateParams
     ablations: AblationsParams
     baselines: BaselinesParams
+    matching: MatchingParams
     compute: ComputeParams
 
     @field_validator("supervision")

@@ -28,7 +28,7 @@ from cace.system.errors import UserError, shown
 from cace.system.files import file_hash, read_text, read_yaml, workspace_root, write_json
 from cace.system.locks import locked
 
-CODE = ("cace", "stages", "ablations", "baselines")  # top folders that hold code
+CODE = ("cace", "stages", "ablations", "baselines", "matching")  # top folders that hold code
 DOWNLOADS = "downloads"  # the folder in `.work` that holds no work: see cace/system/downloads.py
 
 

@@ -55,6 +55,27 @@ FILES = (  # the largest last, so that failures come early
         1e6,
     ),
     RemoteFile(
+        "train_order_match.h5",
+        GITHUB + "train_order_match.h5",
+        "0.03 MB",
+        "82dc6e59d79179e62e7df8dcb0f648c5003d5dda13262ef10bcb74acc8016bb2",
+        1e6,
+    ),
+    RemoteFile(
+        "val_order_match.h5",
+        GITHUB + "val_order_match.h5",
+        "0.01 MB",
+        "ad336b6302cbace06c0ff4434112abb1b0353cb12f246d81ea94b7cbbfbc648d",
+        1e6,
+    ),
+    RemoteFile(
+        "test_order_match.h5",
+        GITHUB + "test_order_match.h5",
+        "0.01 MB",
+        "5c9258d60d0fd6e177c50dfaa5813cf8b91748787703a522d8082d90bf1f453c",
+        1e6,
+    ),
+    RemoteFile(
         "audio_feature_noisy.h5", GITHUB + "audio_feature_noisy.h5", "about 2 MB", most=50e6
     ),
     RemoteFile(

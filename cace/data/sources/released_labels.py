@@ -43,9 +43,11 @@ AXES = {
 }
 # Clips without an event, for weak supervision: used if they are there, never downloaded.
 WITHOUT_EVENT = ("visual_feature_noisy.h5", "audio_feature_noisy.h5")
-# The pipeline runs without them; the first two are labels for checks and tags.
-OPTIONAL = ("mil_labels.h5", "labels_closs.h5", *WITHOUT_EVENT)
 ORDER_KEY = "order"
+# By split, the rows of cross-modality localization: another split than that of *_order.h5.
+MATCHING_ORDER = {split: f"{split}_order_match.h5" for split in SPLITS}
+# Localizers run without them: labels for checks, tags, and the files of the other tasks.
+OPTIONAL = ("mil_labels.h5", "labels_closs.h5", *WITHOUT_EVENT, *MATCHING_ORDER.values())
 # AVE has 2 rows of 4,143. Annotations shifted by one line differ in half of them.
 MAX_DIFFERENT = 0.1
 

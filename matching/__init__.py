@@ -1,0 +1,1 @@
+"""Cross-modality localization as a DVC matrix: `dvc repro matching/dvc.yaml`."""

@@ -1,0 +1,1 @@
+"""The table of cross-modality localization on the current source: Markdown, JSON, and a page."""
