@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 from tests.project import Project
@@ -20,6 +21,10 @@ SHAPED = [
     if "jaxtyping" in path.read_text()
 ]
 install_import_hook(SHAPED, "beartype.beartype")
+
+# How long a test takes depends on what else the machine does.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 LONGEST = ("test_docs.py", "test_experiments.py", "test_pipeline.py", "test_media.py")

@@ -182,7 +182,7 @@ def test_the_contrast_is_the_published_one_where_it_saturates():
     st.integers(1, 4),
     st.sampled_from([96, 512]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_other_lengths_grids_and_channels_agree_with_the_oracle(
     guide, switch, segments, grid, channels
 ):

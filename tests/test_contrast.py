@@ -20,7 +20,7 @@ def views(clips, segments, seed=0, dtype=torch.float64):
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(0, 99), st.floats(0.02, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bece_is_equation_7(events, seed, tau):
     query, key = views(1, len(events), seed)
     is_event = torch.tensor([events])
@@ -59,7 +59,7 @@ def test_bece_is_finite_in_float32_at_the_published_temperature():
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(0, 99), st.floats(0.02, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_supcon_is_the_mean_over_positives_of_log_probabilities(events, seed, tau):
     query, key = views(1, len(events), seed)
     rows = torch.cat([query, key], dim=1)[0]
@@ -85,7 +85,7 @@ def test_the_floor_is_reached_where_events_agree_and_backgrounds_stand_alone(for
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_form_falls_below_the_floor_and_supcon_is_the_larger(events, seed):
     query, key = views(1, len(events), seed)
     is_event = torch.tensor([events])

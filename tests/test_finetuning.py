@@ -37,7 +37,7 @@ def test_contrast_vanishes_where_each_finds_its_own():
 
 
 @given(st.integers(2, 9), st.integers(0, 1000), st.floats(0.05, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_contrast_is_equation_9(clips, seed, tau):
     visual, audio = unit(clips, seed), unit(clips, seed + 1)
     expected = 0.0

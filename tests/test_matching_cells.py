@@ -53,6 +53,14 @@ def test_released_features_have_the_split_of_the_order_files(store, tmp_path):
     assert splits_of(store, "released", media).tolist() == expected
 
 
+def test_clips_without_an_event_that_only_weak_supervision_uses_are_in_no_split(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(store, "splits", np.array(["background"] * 2 + [*store.splits[2:]]))
+    media = orders(tmp_path, test=range(2, 6), val=range(6, 12), train=range(12, 24))
+    assert splits_of(store, "released", media).tolist()[:3] == ["background"] * 2 + ["test"]
+
+
 def test_order_files_that_are_missing_are_named(store, tmp_path):
     media = orders(tmp_path, train=range(12))
     with pytest.raises(UserError, match=r"needs val_order_match.h5, test_order_match.h5; get them"):

@@ -88,7 +88,7 @@ def test_of_a_clip_without_an_event_every_segment_counts():
     assert loss.item() == pytest.approx(-background.mean().item())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.floats(0, 1))
 def test_parts_of_a_batch_add_up_to_it(part, mismatch):
     torch.manual_seed(0)
@@ -212,7 +212,7 @@ def test_pairs_join_a_clip_with_the_sound_of_one_of_another_tag(store):
     assert len(features) == len(split)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0, 1), st.integers(1, 9))
 def test_every_clip_comes_once_and_so_many_pairs(tmp_path_factory, mismatch, size):
     folder = tmp_path_factory.mktemp("store")
