@@ -285,6 +285,15 @@ def test_a_reconstruction_is_called_one(tmp_path):
     assert "(AVEL) on" in load(tmp_path / "avel.pt").model
 
 
+def test_a_model_that_knew_tags_alone_says_so(tmp_path):
+    about = checkpoints.read(write_model(tmp_path) / "avel.pt").about
+    checkpoints.save(
+        tmp_path / "dam.pt", "dam", Dam(SIZES, width=16), {**about, "supervision": "weak"}
+    )
+    model = load(tmp_path / "dam.pt").model
+    assert "(DAM with weak supervision, a reconstruction: dimensions" in model
+
+
 CONTROL = "\x1b[2J\x07\r\x9b\N{RIGHT-TO-LEFT OVERRIDE}\nnext line"
 ESCAPED = r"\x1b[2J\x07\r\x9b\u202e\nnext line"
 

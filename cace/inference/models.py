@@ -60,10 +60,11 @@ class Model(NamedTuple):
 
     @property
     def method(self) -> str:
-        """Title of the method, with what is ours in it."""
-        localizer = self.read[0].localizer
-        ours = localizer.reconstruction
-        return f"{localizer.title}, a reconstruction: {ours}" if ours else localizer.title
+        """Title of the method, with what is ours in it, and whether it knew tags alone."""
+        title, ours = self.read[0].localizer.title, self.read[0].localizer.reconstruction
+        if self.about.get("supervision") == "weak":
+            title += " with weak supervision"
+        return f"{title}, a reconstruction: {ours}" if ours else title
 
 
 class Encoders(NamedTuple):
