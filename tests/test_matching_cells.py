@@ -15,9 +15,9 @@ from cace.data.annotations import Annotations, Row
 from cace.data.sources.released_labels import MATCHING_ORDER
 from cace.features.store import FeatureStore
 from cace.matching import checkpoints, run
-from cace.matching.clips import read_clips
+from cace.matching.clips import Clips, read_clips
 from cace.matching.distance import Distance
-from cace.matching.protocol import Channels
+from cace.matching.protocol import Channels, Matcher
 from cace.matching.split import splits_of
 from cace.matching.training import Schedule, choose, train
 from cace.matching.windows import partial_events
@@ -136,6 +136,27 @@ def test_a_matcher_learns_to_find_events_that_can_be_seen_and_heard(
     read = read_clips(store, test.rows, CPU, "test")
     right = [choose(matcher, read, test, m) == test.start for m in ("audio", "visual")]
     assert np.mean(right, axis=1).min() > 0.8  # of about eight windows
+
+
+class Same(Matcher):
+    """Fits best where both modalities have equal features."""
+
+    def fits(self, given, searched, modality):
+        return -(searched.unfold(0, len(given), 1).mT - given).abs().mean(dim=(1, 2))
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_the_segments_of_the_event_are_given_and_the_other_modality_is_searched(modality):
+    found = np.array([[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0]]).astype(bool)
+    features = torch.rand(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    late = features.roll(1, dims=1)  # each sound comes a second after its picture
+    event = torch.from_numpy(found)
+    test = partial_events(found, np.arange(3))
+    read = Clips(visual=features, audio=late, event=event)
+    starts = choose(Same(read.channels), read, test, modality)
+    shift = -1 if modality == "audio" else 1
+    inside = [0, 1] if modality == "audio" else [0, 2]  # the others have no such window
+    assert starts[inside].tolist() == (test.start + shift)[inside].tolist()
 
 
 def test_of_windows_that_fit_alike_the_first_is_chosen(store):

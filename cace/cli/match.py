@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     if options.embed and not options.out:
         raise UserError("--embed needs --out DIR, the folder to write to")
     files = _files(options) if options.out else []
-    from cace.inference.match import CAN, load_matcher
+    from cace.inference.match import LIMITS, load_matcher
 
     matcher = load_matcher(options.model, options.encoder)
     print(printable(matcher.model))
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     for remark in match.remarks:
         print(f"  {printable(remark)}")
     print(f"  {match.sentence}")
-    print(f"  {CAN}")
+    print(f"  {LIMITS}")
     _write(match, files, options)
 
 

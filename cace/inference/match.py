@@ -21,7 +21,7 @@ from cace.system.errors import UserError
 from cace.system.files import expect_file
 
 NAMES: dict[Modality, str] = {"audio": "sound", "visual": "picture"}  # as people say it
-CAN = (
+LIMITS = (
     "It compares windows of this video with one another. It does not say whether any of them "
     "belongs to the given one: there is always a best window, even where nothing fits. It knows "
     "whole seconds, and what its training clips taught it."

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from cace.inference.match import CAN, NAMES, Match
+from cace.inference.match import LIMITS, NAMES, Match
 from cace.inference.page import clock, data_url, name_text, url
 from cace.report import render
 
@@ -32,7 +32,7 @@ def match_page(match: Match, *, embed: bool = False, link: str | None = None) ->
         heights=[round((float(fit) - low) / room, 3) for fit in match.fits],
         low=low,
         high=high,
-        can=CAN,
+        limits=LIMITS,
         clock=clock,
     )
 
@@ -56,6 +56,6 @@ def match_json(match: Match) -> str:
         "model": match.model,
         "warning": match.training.warning,
         "remarks": match.remarks,
-        "limits": CAN,
+        "limits": LIMITS,
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
