@@ -23,12 +23,16 @@ WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50.0, 14_000.0
 
 
 class AudioEncoder(nn.Module):
-    """A network with its number of output channels."""
+    """A network with its number of output channels.
 
-    def __init__(self, body: nn.Module, channels: int) -> None:
+    license: of its weights, where it is known.
+    """
+
+    def __init__(self, body: nn.Module, channels: int, license: str | None = None) -> None:
         super().__init__()
         self.body = body
         self.channels = channels
+        self.license = license
 
     def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n A"]:
         """sound: one second each, mono in [-1, 1]."""

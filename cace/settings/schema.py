@@ -1,5 +1,6 @@
 """The settings: their sections, and the kind and range of each value."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -21,9 +22,9 @@ Precision = Literal["float32", "bfloat16"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 AvelFusion = Literal["concat", "dmrn"]
-VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
-AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
-NAMED_WEIGHTS = ("none", "imagenet", "audioset", "youtube8m")  # of encoders
+# The encoders, with the name of their published weights. Those of a library have "pretrained".
+VISUAL_ENCODERS = {"resnet50": "imagenet", "vgg19": "imagenet", "efficientnet_lite0": "imagenet"}
+AUDIO_ENCODERS = {"cnn14": "audioset", "vggish": "youtube8m", "logmel": None}
 
 # Sections of the profile that stay empty: with this source the stage has no settings.
 NOTHING_TO_SET = {
@@ -98,6 +99,31 @@ class RenderParams(Section):
     fps: FramesPerSecond
 
 
+def _is_visual(name: str) -> str:
+    if name in VISUAL_ENCODERS or re.fullmatch(r"timm/\w[\w.-]*", name):
+        return name
+    raise ValueError(f"expected {', '.join(VISUAL_ENCODERS)}, or timm/MODEL")
+
+
+def _is_audio(name: str) -> str:
+    if name in AUDIO_ENCODERS or re.fullmatch(r"hf/\w[\w.-]*(/\w[\w.-]*)?", name):
+        return name
+    if name.startswith("hf/") and _is_file_of_weights(name.removeprefix("hf/")):
+        return name
+    raise ValueError(
+        f"expected {', '.join(AUDIO_ENCODERS)}, hf/OWNER/MODEL of the Hugging Face hub, or a "
+        f"folder as hf/{WEIGHTS}/NAME"
+    )
+
+
+VisualEncoderName = Annotated[str, Field(max_length=200), AfterValidator(_is_visual)]
+AudioEncoderName = Annotated[str, Field(max_length=200), AfterValidator(_is_audio)]
+
+
+def _is_file_of_weights(path: str) -> bool:
+    return PurePosixPath(path).is_relative_to(WEIGHTS) and ".." not in PurePosixPath(path).parts
+
+
 class FramesParams(Section):
     """How frames are chosen and stored; a checkpoint contains the same four."""
 
@@ -114,19 +140,6 @@ class FramesParams(Section):
         return crop
 
 
-def _is_tracked(weights: str) -> str:
-    path = PurePosixPath(weights)
-    if weights in NAMED_WEIGHTS or (path.is_relative_to(WEIGHTS) and ".." not in path.parts):
-        return weights
-    raise ValueError(
-        f"expected {', '.join(NAMED_WEIGHTS)}, or a file as {WEIGHTS}/NAME: copy it there, so that "
-        f"a change of its content re-runs what it shapes"
-    )
-
-
-EncoderWeights = Annotated[str, AfterValidator(_is_tracked)]
-
-
 class DecodeParams(FramesParams):
     """How clips are decoded, and which are refused."""
 
@@ -140,9 +153,28 @@ class EncodersParams(Section):
     """Pretrained networks: `weights` is a name, a file in data/weights, or none."""
 
     visual: VisualEncoderName
-    visual_weights: EncoderWeights
+    visual_weights: str
     audio: AudioEncoderName
-    audio_weights: EncoderWeights
+    audio_weights: str
+
+    @field_validator("visual_weights", "audio_weights")
+    @classmethod
+    def _are_known(cls, weights: str, info: ValidationInfo) -> str:
+        encoder = info.data.get(str(info.field_name).removesuffix("_weights"), "")
+        named = {**VISUAL_ENCODERS, **AUDIO_ENCODERS}.get(encoder, "pretrained")
+        if weights in (named, "none"):
+            return weights
+        if named is None:
+            raise ValueError(f"expected none, as {encoder} has no weights")
+        names = f"{named} (of {encoder}), none"
+        if encoder.startswith("hf/"):
+            raise ValueError(f"expected {names}; a folder of weights is audio: hf/{WEIGHTS}/NAME")
+        if not _is_file_of_weights(weights):
+            raise ValueError(
+                f"expected {names}, or a file as {WEIGHTS}/NAME: copy it there, so that a change "
+                f"of its content re-runs what it shapes"
+            )
+        return weights
 
 
 class FinetuneParams(Section):
