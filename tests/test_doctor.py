@@ -30,7 +30,7 @@ def test_a_fresh_project_has_nothing_to_fix(fresh):
     printed = fresh.run("cace", "doctor")
     for found in ("on branch main", "source mini", "weights of logmel", "GB free"):
         assert found in printed
-    assert "not run yet: download, decode, finetune, extract, train, evaluate" in printed
+    assert "not run yet: download, frames, decode, finetune, extract, train, evaluate" in printed
     assert "!" not in printed
 
 

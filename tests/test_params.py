@@ -123,7 +123,13 @@ def test_a_wrong_setting_is_named_with_its_file(settings, override, file, messag
         load_params(settings(override, file=file))
 
 
-FRAMES = {"fps": 4, "short_side": 116, "crop": 112, "jpeg_quality": 90}
+FRAMES = {
+    "fps": 4,
+    "short_side": 116,
+    "crop": 112,
+    "interpolation": "bilinear",
+    "jpeg_quality": 90,
+}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from cace.extraction.encode import Decoded, Encoding
 from cace.features.batches import Silenced
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts.protocol import Localizer
-from cace.media.store import as_stored
+from cace.media.store import Frames, as_stored
 from cace.media.tracks import UnusableClipError
 from cace.media.video import Note, Probe, Segment, read_video
 from cace.system.errors import UserError, printable
@@ -60,7 +60,7 @@ class EventLocalizer(NamedTuple):
     localizers: list[Localizer]  # one per seed
     encoding: Encoding
     categories: tuple[str, ...]
-    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
+    frames: dict[str, Any]  # fps, short_side, crop, interpolation, jpeg_quality
     device: torch.device
     model: str
     training: Training
@@ -88,7 +88,9 @@ class EventLocalizer(NamedTuple):
             raise UserError(
                 f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}"
             )
-        how = {name: self.frames[name] for name in ("fps", "short_side", "crop")}
+        # A model of an earlier version does not name its interpolation.
+        known = [name for name in ("fps", *Frames._fields) if name in self.frames]
+        how = {name: self.frames[name] for name in known}
         damages: Counter[str] = Counter()
         noted: list[str] = []
 

@@ -98,7 +98,7 @@ def load(
     count_of = f"{len(files)} localizer{'s' * (len(files) > 1)}"
     return EventLocalizer(
         localizers,
-        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
+        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"], frames.get("grid")).to(device),
         tuple(about.get("categories", AVE_CATEGORIES)),
         frames,
         device,

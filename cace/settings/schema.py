@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationInfo,
     field_validator,
 )
@@ -19,6 +21,7 @@ from cace.paths import WEIGHTS
 Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
 Precision = Literal["float32", "bfloat16"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 AvelFusion = Literal["concat", "dmrn"]
@@ -124,25 +127,39 @@ def _is_file_of_weights(path: str) -> bool:
     return PurePosixPath(path).is_relative_to(WEIGHTS) and ".." not in PurePosixPath(path).parts
 
 
+ShortSide = Annotated[int, Field(ge=32, le=2048)]
+Crop = Annotated[int, Field(ge=32, le=2048)]
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
+
+
+def _fits_into_the_frame(crop: int | None, info: ValidationInfo) -> int | None:
+    if crop and crop > (short_side := info.data.get("short_side") or crop):
+        raise ValueError(f"expected at most short_side ({short_side})")
+    return crop
+
+
 class FramesParams(Section):
-    """How frames are chosen and stored; a checkpoint contains the same four."""
+    """How frames were chosen and stored, as a checkpoint contains it."""
 
     fps: FramesPerSecond
-    short_side: Annotated[int, Field(ge=32, le=2048)]
-    crop: Annotated[int, Field(ge=32)]
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-
-    @field_validator("crop")
-    @classmethod
-    def _fits_into_the_frame(cls, crop: int, info: ValidationInfo) -> int:
-        if crop > (short_side := info.data.get("short_side", crop)):
-            raise ValueError(f"expected at most short_side ({short_side})")
-        return crop
+    short_side: ShortSide
+    crop: Annotated[Crop, AfterValidator(_fits_into_the_frame)]
+    interpolation: Interpolation = "bilinear"
+    jpeg_quality: JpegQuality
 
 
-class DecodeParams(FramesParams):
+# In a file, `auto` is what the visual encoder was trained on; here it is None.
+FromAuto = BeforeValidator(lambda value: None if value == "auto" else value)
+ToAuto = PlainSerializer(lambda value: "auto" if value is None else value)
+
+
+class DecodeParams(Section):
     """How clips are decoded, and which are refused."""
 
+    fps: FramesPerSecond
+    short_side: Annotated[ShortSide | None, FromAuto, ToAuto]
+    crop: Annotated[Crop | None, FromAuto, AfterValidator(_fits_into_the_frame), ToAuto]
+    jpeg_quality: JpegQuality
     backend: Literal["pyav", "decord"]
     min_seconds: Annotated[float, Field(gt=0, le=SEGMENTS)]
     deadline_seconds: Positive
@@ -196,6 +213,9 @@ class ExtractParams(Section):
 
     batch_size: Count
     precision: Precision
+    grid: Annotated[int, Field(ge=2, le=64)] | None = (
+        None  # positions on a side, pooled to; None: all
+    )
 
 
 class GuidanceParams(Section):

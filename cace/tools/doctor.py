@@ -21,7 +21,7 @@ import torch
 from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.sources.folder import find_clips, label_files, read_index
-from cace.paths import CLIPS, EVAL, FEATURES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
+from cace.paths import CLIPS, EVAL, FEATURES, FRAMES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
 from cace.system.errors import UserError
@@ -33,6 +33,7 @@ FILES_IN_USE = ".dvc/tmp/rwlock"
 ENOUGH_BYTES = 2e9  # free; mini needs a third of it
 OUTS = {  # by the stage that writes it
     "download": MEDIA,
+    "frames": FRAMES,
     "decode": CLIPS,
     "finetune": VISUAL_ENCODER,
     "extract": FEATURES,
