@@ -85,7 +85,8 @@ SETTINGS = {
 def test_auto_is_written_as_it_is_read():
     params = DecodeParams.model_validate(SETTINGS)
     assert params.short_side is params.crop is None
-    assert params.model_dump() == SETTINGS
+    assert params.model_dump(mode="json") == SETTINGS
+    assert DecodeParams.model_validate(params.model_dump()) == params
 
 
 # Pillow's filters widen where they scale down, as FFmpeg's do.

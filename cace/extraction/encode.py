@@ -221,12 +221,18 @@ class Encoding(NamedTuple):
 
         Raises: UserError if one does not fit into float16, or a map is smaller than the grid.
         """
+        visual = self.see(clip.id, clip.frames, len(clip.sound), device)
+        return Encoded(clip.id, visual, self.hear(clip.id, clip.sound, device))
+
+    def see(
+        self, id_: str, frames: UInt8[np.ndarray, "F H W 3"], segments: int, device: torch.device
+    ) -> Float16[np.ndarray, "T H W V"]:
+        """Visual features of the frames of these segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
-            images = torch.from_numpy(clip.frames).to(device)
+            images = torch.from_numpy(frames).to(device)
             maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
-            audio = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
-        visual = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1)
+        visual = maps.float().unflatten(0, (segments, -1)).mean(dim=1)
         if self.grid is not None:
             if self.grid > min(sides := visual.shape[2:]):
                 raise UserError(
@@ -234,8 +240,15 @@ class Encoding(NamedTuple):
                     f"({sides[0]}×{sides[1]}), got {self.grid}"
                 )
             visual = F.adaptive_avg_pool2d(visual, self.grid)
-        visual = visual.permute(0, 2, 3, 1)
-        return Encoded(clip.id, _to_float16(clip.id, visual), _to_float16(clip.id, audio.float()))
+        return _to_float16(id_, visual.permute(0, 2, 3, 1))
+
+    def hear(
+        self, id_: str, sound: Float32[np.ndarray, "T S"], device: torch.device
+    ) -> Float16[np.ndarray, "T A"]:
+        """Audio features of consecutive segments; see `encode`."""
+        with torch.inference_mode(), _autocast(device, self.precision):
+            audio = self.audio_encoder(torch.from_numpy(sound).to(device))
+        return _to_float16(id_, audio.float())
 
 
 def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:

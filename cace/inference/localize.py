@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cace.conventions import SEGMENTS
-from cace.extraction.encode import Decoded, Encoding
+from cace.extraction.encode import Encoding
 from cace.features.batches import Silenced
 from cace.inference.timeline import Decision, Lane, Timeline, Training
 from cace.localizers.parts.protocol import Localizer
@@ -178,7 +178,7 @@ class EventLocalizer(NamedTuple):
     def _windows(self, segments: Iterator[Segment]) -> tuple[_Length, list[_Window]]:
         """Length of the video, and the results of its windows."""
         length, start = _Length(0.0, 0.0, 0.0), 0
-        features: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
+        features: list[tuple[Tensor, Tensor]] = []  # of `_encode`, from second `start` on
         waiting: list[Segment] = []  # encoded together: faster than one by one
         windows: list[_Window] = []
         for segment in segments:
@@ -203,21 +203,32 @@ class EventLocalizer(NamedTuple):
         return length, windows
 
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
-        """Visual [H, W, V] and audio [A] features of each segment, in the store's precision."""
+        """Visual [H, W, V] and audio [A] features of each segment, in the store's precision.
+
+        If the audio encoder reads whole clips, the sound [S] itself: it is encoded with its window.
+        """
         quality = self.frames["jpeg_quality"]
         stored = [as_stored(some.frames, some.sound, quality) for some in segments]
         frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
-        clip = Decoded("", frames, sound.reshape(len(segments), -1))
-        encoded = self.encoding.encode(clip, self.device)
+        sound = sound.reshape(len(segments), -1)
+        seen = self.encoding.see("", frames, len(segments), self.device)
+        heard = sound if self._hears_windows else self.encoding.hear("", sound, self.device)
         return [
             (torch.from_numpy(visual).to(self.device), torch.from_numpy(audio).to(self.device))
-            for visual, audio in zip(encoded.visual, encoded.audio, strict=True)
+            for visual, audio in zip(seen, heard, strict=True)
         ]
+
+    @property
+    def _hears_windows(self) -> bool:
+        return self.encoding.audio_encoder.whole_clips
 
     @torch.inference_mode()
     def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:
         """Results for up to ten segments, means over the localizers."""
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
+        if self._hears_windows:
+            heard = self.encoding.hear("", audio.cpu().numpy(), self.device)
+            audio = torch.from_numpy(heard).to(self.device)
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])
         if self.silenced == "visual":

@@ -148,9 +148,11 @@ class FramesParams(Section):
     jpeg_quality: JpegQuality
 
 
-# In a file, `auto` is what the visual encoder was trained on; here it is None.
+# Words in a file that are None here: as the visual encoder was trained; and all there are.
 FromAuto = BeforeValidator(lambda value: None if value == "auto" else value)
-ToAuto = PlainSerializer(lambda value: "auto" if value is None else value)
+ToAuto = PlainSerializer(lambda value: "auto" if value is None else value, when_used="json")
+FromAll = BeforeValidator(lambda value: None if value == "all" else value)
+ToAll = PlainSerializer(lambda value: "all" if value is None else value, when_used="json")
 
 
 class DecodeParams(Section):
@@ -206,6 +208,8 @@ class FinetuneParams(Section):
     dimensions: Count
     symmetric: bool
     seed: Seed
+    layers: Annotated[Count | None, FromAll, ToAll] = None  # the last ones, which are trained
+    precision: Precision = "float32"
 
 
 class ExtractParams(Section):
