@@ -13,9 +13,9 @@ def save_visual(folder, model="test_vit"):
     timm.models.save_for_hf(timm.create_model(model, num_classes=7), folder)
 
 
-def save_audio(folder, kind, **of_extractor):
+def save_audio(folder, kind, seed=3, **of_extractor):
     """An AST (`ast`), the two halves of a CLAP (`clap`) or a wav2vec 2.0 (`wav2vec2`)."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     model, extractor = {"ast": ast, "clap": clap, "wav2vec2": wav2vec2}[kind](**of_extractor)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)

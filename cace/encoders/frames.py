@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from cace.encoders import timm_models
-from cace.encoders.visual import visual_encoder
+from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.media.store import BILINEAR, Frames
 from cace.settings import Interpolation
 from cace.system.errors import UserError
@@ -50,13 +50,8 @@ def frames_for(
     else:
         training = TRAINING[encoder]
     crop = crop or training.side
-
-    def map_side(side: int) -> int:
-        frame = torch.zeros(1, side, side, 3, dtype=torch.uint8, device="meta")
-        return min(network(frame).shape[2:])
-
     try:
-        positions = map_side(crop)
+        positions = min(map_sides(network, crop))
     except UserError:
         raise
     except Exception as error:  # of whatever layer cannot work with this size
@@ -86,3 +81,14 @@ def frames_for(
             f"{round(crop / training.crop_share)}, or auto"
         )
     return Frames(short_side, crop, training.interpolation)
+
+
+@torch.inference_mode()
+def map_sides(encoder: VisualEncoder, crop: int) -> tuple[int, int]:
+    """Height and width of the map that an encoder gives of frames of `crop` pixels.
+
+    Raises: whatever its layers raise if they cannot work with this size.
+    """
+    frame = torch.zeros(1, crop, crop, 3, dtype=torch.uint8, device=encoder.mean.device)
+    height, width = encoder(frame).shape[2:]
+    return height, width

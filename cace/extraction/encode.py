@@ -226,7 +226,7 @@ class Encoding(NamedTuple):
 
     def see(
         self, id_: str, frames: UInt8[np.ndarray, "F H W 3"], segments: int, device: torch.device
-    ) -> Float16[np.ndarray, "T H W V"]:
+    ) -> Float16[np.ndarray, "T h w V"]:
         """Visual features of the frames of these segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
             images = torch.from_numpy(frames).to(device)

@@ -10,6 +10,7 @@ import torch
 from cace.data.annotations import AVE_CATEGORIES
 from cace.encoders.audio import audio_encoder
 from cace.encoders.checkpoint import load_encoder
+from cace.encoders.frames import map_sides
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint
 from cace.extraction.convert import RELEASED_WEIGHTS
@@ -89,6 +90,8 @@ def load(
     needed = localizers[0].sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
+    if not is_released and "grid" in about:
+        _expect_grid(about["grid"], visual, frames, path)
     names = f"{encoders['visual']['name']} and {encoders['audio']['name']}"
     identity = [
         *map(sha256, files),
@@ -154,6 +157,20 @@ def _visual(about: dict[str, Any], model: Path, given: Path | None) -> VisualEnc
     encoder = load_encoder(path, about["name"], needed_by="the localizer").network
     _expect_same("visual", encoder, about, path)
     return encoder
+
+
+def _expect_grid(
+    expected: list[int], encoder: VisualEncoder, frames: dict[str, Any], path: Path | str
+) -> None:
+    """Raises: UserError if the encoder's map, pooled as the frames say, has another size."""
+    pooled = frames.get("grid")
+    found = (pooled, pooled) if pooled else map_sides(encoder, frames["crop"])
+    if tuple(expected) != found:
+        ours, theirs = ("×".join(map(str, sides)) for sides in (expected, found))
+        raise UserError(
+            f"{path}: expects a grid of {ours}, its encoder gives {theirs}; name the model and the "
+            f"encoder of one training"
+        )
 
 
 def _expect_same(
