@@ -1,23 +1,29 @@
 """Encoders of libraries through the front door: `dvc repro`, `dvc exp run` and `cace localize`."""
 
+import re
+import shutil
 from itertools import islice
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
 
 import cace
 from cace.encoders.audio import audio_encoder
+from cace.encoders.frames import frames_for
 from cace.encoders.visual import visual_encoder
 from cace.features.store import FeatureStore
 from cace.localizers.cace_net import CaceNet
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.protocol import Sizes
-from cace.media.store import as_stored
+from cace.media.store import Frames, as_stored
 from cace.media.video import decode_segments
+from cace.settings import load_params
 from cace.system.errors import UserError
 from tests.models import CATEGORIES
+from tests.project import ROOT
 from tests.test_experiments import STAGES
 from tests.tiny_models import save_audio, save_visual
 from tests.videos import sweep, write_video
@@ -89,15 +95,24 @@ def test_other_weights_in_the_folder_are_refused_by_their_hash(run):
     save_audio(weights, "ast")
 
 
-def test_an_experiment_with_a_network_of_timm_decodes_nothing_again(project):
+def test_an_experiment_with_a_network_of_timm_runs(project):
     printed = project.run(
         "dvc", "exp", "run", "--temp", "-n", "resnet",
         "-S", "profiles/mini.yaml:encoders.visual=timm/resnet18",
         "-S", "profiles/mini.yaml:encoders.visual_weights=none",
-        "-S", "profiles/mini.yaml:decode.short_side=auto",
     )  # fmt: skip
     ran = [name for name in STAGES if f"Running stage '{name}'" in printed]
-    assert ran == ["frames", "finetune", "extract", "train", "evaluate"]
+    # It was trained on frames that were scaled in another way, so they are decoded again.
+    assert ran == ["frames", "decode", "finetune", "extract", "train", "evaluate"]
+
+
+def test_an_encoder_that_reads_the_same_frames_decodes_nothing_again(project, tmp_path):
+    copy = project.copy_to(tmp_path / "cace")
+    profile = copy.folder / "profiles/mini.yaml"
+    profile.write_text(profile.read_text().replace("efficientnet_lite0", "resnet50"))
+    printed = copy.run("dvc", "repro", "decode")
+    assert "Running stage 'frames'" in printed
+    assert "Stage 'decode' didn't change, skipping" in printed
 
 
 def test_a_size_that_does_not_fit_stops_the_run_before_it_decodes(project):
@@ -110,6 +125,30 @@ def test_a_size_that_does_not_fit_stops_the_run_before_it_decodes(project):
     assert "decode.crop: timm/test_vit does not read frames of 60 pixels" in printed
     assert "set 160, or auto" in printed
     assert "Running stage 'decode'" not in printed
+
+
+# --- the commands of the documentation
+
+
+def documented(source):
+    page = (ROOT / "docs/encoders.md").read_text().replace("\\\n", "")
+    (command,) = re.findall(rf"^dvc exp run --temp .*data.source={source} .*$", page, re.MULTILINE)
+    return re.findall(r"-S (\S+)", command)
+
+
+@pytest.mark.parametrize("source", ["ave", "folder"])
+def test_the_settings_of_strong_encoders_are_valid(source, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    for override in documented(source):
+        file, _, change = override.rpartition(":")
+        apply_overrides(str(tmp_path / (file or "params.yaml")), [change])
+    params = load_params(tmp_path)
+    assert params.data.source == source
+    decode, encoders = params.decode, params.encoders
+    assert encoders.audio == "hf/MIT/ast-finetuned-audioset-10-10-0.4593"
+    frames = frames_for(encoders.visual, decode.short_side, decode.crop, params.extract.grid)
+    assert frames == Frames(224, 224, "bicubic")
 
 
 # --- the windows of a video

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cace.system.errors import UserError
 
+WHEN_NEEDED = "a stage does it when it needs it"
 CONFIGURATION = ("config.json", "preprocessor_config.json")  # of a model, and of what it reads
 
 
@@ -31,7 +32,7 @@ def hub_file(repository: str, names: Sequence[str], setting: str, download: bool
                 return Path(hf_hub_download(repository, name))
             except RemoteEntryNotFoundError:
                 continue
-        raise FileNotFoundError("there is no such file" if download else "it is not in the cache")
+        raise FileNotFoundError("there is no such file" if download else WHEN_NEEDED)
 
     return _got(get, repository, " or ".join(names), setting)
 
@@ -51,7 +52,7 @@ def hub_folder(repository: str, setting: str, download: bool = True) -> Path:
         except OSError:
             pass
         if not download:
-            raise FileNotFoundError("it is not in the cache")
+            raise FileNotFoundError(WHEN_NEEDED)
         for weights in ("model*.safetensors", "pytorch_model*.bin"):
             wanted = ["*.json", "README.md", weights]
             folder = Path(snapshot_download(repository, allow_patterns=wanted))

@@ -111,15 +111,8 @@ def build(name: str, weights: str) -> Loaded:
     Raises: UserError if it is neither here nor available for download, or is no audio encoder, or a
         package is missing.
     """
+    folder = folder_of(name)
     setting = f"encoders.audio: {PREFIX}"
-    folder = Path(name)
-    if not folder.is_relative_to(WEIGHTS):
-        folder = hub_folder(name, setting)
-    elif lacks := [file for file in CONFIGURATION if not (folder / file).is_file()]:
-        raise UserError(
-            f"{setting}{name}: has no {' and no '.join(lacks)}; put there what `save_pretrained` "
-            f"of the model and of its feature extractor write"
-        )
     try:
         with _quiet(_transformers()):
             listener = _loaded(folder, weights)
@@ -141,6 +134,24 @@ def build(name: str, weights: str) -> Loaded:
             f"AST, a CLAP, or a model like wav2vec 2.0"
         ) from error
     return Loaded(listener, channels, _license(folder) if weights == "pretrained" else None)
+
+
+def folder_of(name: str, download: bool = True) -> Path:
+    """The folder with a model's configuration and weights.
+
+    name: as of `build`.
+    Raises: UserError if it is not here and `download` is false or fails, or it lacks something.
+    """
+    setting = f"encoders.audio: {PREFIX}"
+    folder = Path(name)
+    if not folder.is_relative_to(WEIGHTS):
+        return hub_folder(name, setting, download)
+    if lacks := [file for file in CONFIGURATION if not (folder / file).is_file()]:
+        raise UserError(
+            f"{setting}{name}: has no {' and no '.join(lacks)}; put there what `save_pretrained` "
+            f"of the model and of its feature extractor write"
+        )
+    return folder
 
 
 def _loaded(folder: Path, weights: str) -> Listener:
