@@ -168,7 +168,7 @@ ABOUT = {
     "frames": FRAMES,
     "encoders": {
         "visual": {"name": "timm/test_vit", "weights": "none", "finetuned_epochs": 0},
-        "audio": {"name": "hf/data/weights/ast", "weights": "pretrained"},
+        "audio": {"name": "hf/data/weights/ast", "weights": "pretrained", "license": "mit"},
     },
 }
 

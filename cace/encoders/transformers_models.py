@@ -100,7 +100,8 @@ def per_segment(
     ends[-1:].clamp_(min=segments)
     second = torch.arange(segments, dtype=torch.float64)[:, None]
     shares = (ends.clamp(max=second + 1) - starts.clamp(min=second)).clamp(min=0)
-    return shares.to(steps) @ steps
+    # In float64, which autocast leaves alone: shares of 1/50 would lose digits in bfloat16.
+    return (shares.to(steps.device) @ steps.double()).float()
 
 
 def build(name: str, weights: str) -> Loaded:

@@ -21,7 +21,7 @@ import torch
 from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.sources.folder import find_clips, label_files, read_index
-from cace.encoders import timm_models, transformers_models
+from cace.encoders.libraries import is_of_library, place_of
 from cace.paths import CLIPS, EVAL, FEATURES, FRAMES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
@@ -234,8 +234,12 @@ def _weights(params: Params) -> Iterator[Finding]:
         (encoders.audio, encoders.audio_weights),
     ):
         file = WEIGHTS.get((name, weights))
-        if "/" in name:
-            yield _of_library(name, weights)
+        if is_of_library(name):
+            try:
+                place = place_of(name, weights, download=False)
+                yield Finding(f"weights of {name}", str(place or weights))
+            except UserError as error:
+                yield Finding(f"weights of {name}", "not here", str(error))
             continue
         if file is None:
             yield Finding(f"weights of {name}", weights)
@@ -247,26 +251,6 @@ def _weights(params: Params) -> Iterator[Finding]:
             str(found[0]) if found else "not here",
             "" if found else f"downloaded when needed; offline, put {file} into {places[0]}",
         )
-
-
-def _of_library(name: str, weights: str) -> Finding:
-    """Where the weights of an encoder of timm or transformers are."""
-    what, found = f"weights of {name}", weights
-    library, _, model = name.partition("/")
-    try:
-        if library == "timm":
-            with torch.device("meta"):
-                grid = timm_models.build(model)
-            if weights == "pretrained":
-                found = str(timm_models.pretrained_file(grid, model, download=False))
-        elif not importlib.util.find_spec("transformers"):
-            fix = "transformers is not installed; run `pip install 'cace[encoders]'`"
-            return Finding(what, found, fix)
-        else:
-            found = str(transformers_models.folder_of(model, download=False))
-    except UserError as error:
-        return Finding(what, "not here", str(error))
-    return Finding(what, found)
 
 
 def _folder(params: Params) -> Iterator[Finding]:
