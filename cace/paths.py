@@ -9,6 +9,7 @@ INDEX = Path("data/index.csv")  # in git: what `cace index` found in a user's fo
 WEIGHTS = Path("data/weights")  # the user's files of encoder weights: a dependency of stages
 
 MEDIA = Path("data/media")  # download
+FRAMES = Path("data/frames.json")  # frames
 CLIPS = Path("data/clips")  # decode
 VISUAL_ENCODER = Path("data/models/visual_encoder.pt")  # finetune
 FEATURES = Path("data/features.h5")  # extract

@@ -6,7 +6,8 @@ Source released has no clips: its labels and splits are checked and written inst
 from cace.data.annotations import known_categories
 from cace.data.sources.released_labels import write_labels
 from cace.media.pool import decode_media
-from cace.paths import CLIPS, DECODE_METRICS, MEDIA
+from cace.media.store import read_frames
+from cace.paths import CLIPS, DECODE_METRICS, FRAMES, MEDIA
 from cace.settings import load_params
 from cace.system.errors import run
 from cace.system.workers import workers
@@ -23,7 +24,7 @@ def main() -> None:
             CLIPS,
             DECODE_METRICS,
             categories=known_categories(params.data.source),
-            **params.decode.model_dump(),
+            **params.decode.model_dump() | read_frames(FRAMES)._asdict(),
             workers=workers(),
             engine=params.compute.engine,
         )

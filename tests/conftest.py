@@ -1,6 +1,7 @@
 """One thread, and the shapes in signatures enforced, while tests run."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,6 +50,18 @@ def store(tmp_path_factory):
     from tests.stores import write_feature_store
 
     return FeatureStore(write_feature_store(tmp_path_factory.mktemp("store") / "features.h5"))
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the Hugging Face hub without a network; adds a repository's files."""
+    import huggingface_hub.constants as constants
+
+    from tests.hub import add_to_cache
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return partial(add_to_cache, tmp_path / "hub")
 
 
 @pytest.fixture(scope="session")

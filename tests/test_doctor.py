@@ -3,11 +3,13 @@
 import shutil
 
 import pytest
+import timm
 
 from cace.cli import main
 from cace.system.scratch import scratch
 from cace.tools import doctor
 from tests.project import Project
+from tests.tiny_models import save_audio
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_a_fresh_project_has_nothing_to_fix(fresh):
     printed = fresh.run("cace", "doctor")
     for found in ("on branch main", "source mini", "weights of logmel", "GB free"):
         assert found in printed
-    assert "not run yet: download, decode, finetune, extract, train, evaluate" in printed
+    assert "not run yet: download, frames, decode, finetune, extract, train, evaluate" in printed
     assert "!" not in printed
 
 
@@ -166,3 +168,38 @@ def test_a_folder_that_is_not_as_indexed_is_named(fresh, tmp_path):
     assert fixes() == {}
     (clips / "AVE/c.mp4").write_text("longer")
     assert "not as indexed" in fixes()["data.path"]
+
+
+def use(project, visual, visual_weights, audio):
+    profile = project.folder / "profiles/mini.yaml"
+    text = profile.read_text().replace("efficientnet_lite0", visual).replace("logmel", audio)
+    text = text.replace("visual_weights: imagenet", f"visual_weights: {visual_weights}")
+    profile.write_text(text.replace("audio_weights: none", "audio_weights: pretrained"))
+
+
+def test_weights_of_libraries_are_found_where_they_are(fresh, hub_cache):
+    network = timm.create_model("test_vit")
+    snapshot = hub_cache("timm/test_vit.r160_in1k", {"model.safetensors": network.state_dict()})
+    save_audio(fresh.folder / "data/weights/ast", "ast")
+    use(fresh, "timm/test_vit", "pretrained", "hf/data/weights/ast")
+    found = {line.what: line.found for line in doctor.examine()}
+    assert found["weights of timm/test_vit"] == str(snapshot / "model.safetensors")
+    assert found["weights of hf/data/weights/ast"] == "data/weights/ast"
+    assert fixes() == {}
+
+
+def test_missing_weights_of_libraries_are_named_with_their_address_and_place(fresh, hub_cache):
+    use(fresh, "timm/resnet18", "pretrained", "hf/someone/ast")
+    for what, where in (
+        ("timm/resnet18", "https://huggingface.co/timm/resnet18.a1_in1k"),
+        ("hf/someone/ast", "https://huggingface.co/someone/ast"),
+    ):
+        found = fixes()[f"weights of {what}"]
+        assert "not downloaded (a stage does it when it needs it)" in found
+        assert where in found
+        assert "put it into data/weights/" in found
+
+
+def test_a_wrong_name_of_a_network_is_named(fresh):
+    use(fresh, "timm/resnet_18", "none", "hf/data/weights/none")
+    assert "the nearest names: timm/resnet18" in fixes()["weights of timm/resnet_18"]

@@ -14,7 +14,7 @@ from baselines.tables.rows import WEAK_ROWS
 from cace.evaluation import prediction_files
 from tests.project import ROOT
 
-STAGES = ("download", "decode", "finetune", "extract", "train", "evaluate")
+STAGES = ("download", "frames", "decode", "finetune", "extract", "train", "evaluate")
 
 
 def test_an_ablation_trains_again_and_nothing_else(project):

@@ -90,6 +90,7 @@ def encoded(folder, clips=None, engine="local"):
         folder / "features.h5",
         batch_size=7,
         precision="float32",
+        grid=None,
         device=torch.device("cpu"),
         engine=engine,
     )
@@ -120,6 +121,25 @@ def test_a_segments_feature_is_the_mean_over_its_frames(tmp_path):
 def test_the_batch_size_does_not_show(tmp_path):
     one, two = (extract(tmp_path / f"{n}.h5", batch_size=n) for n in (3, 40))
     assert np.array_equal(one.visual, two.visual)
+
+
+def test_a_pooled_grid_is_the_mean_over_the_positions_of_each_part():
+    visual = VisualEncoder(nn.AvgPool2d(2), 3, (0.0,) * 3, (1 / 255,) * 3)  # of 8 pixels: 4 x 4
+    rng = np.random.default_rng(0)
+    frames = rng.integers(256, size=(2, 8, 8, 3), dtype=np.uint8)
+    clip = Decoded("a", frames, np.zeros((1, 32_000), np.float32))
+    found = Encoding(visual, AudioEncoder(Level(), 2), 5, "float32", 2).encode(
+        clip, torch.device("cpu")
+    )
+    expected = frames.astype(float).reshape(2, 2, 4, 2, 4, 3).mean(axis=(0, 2, 4))
+    assert found.visual[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_grid_larger_than_the_map_is_refused():
+    visual, audio = level_encoders()
+    clip = Decoded("a", np.zeros((4, 8, 8, 3), np.uint8), np.zeros((1, 32_000), np.float32))
+    with pytest.raises(UserError, match=r"extract.grid: .*at most .* \(2×2\), got 3"):
+        Encoding(visual, audio, 5, "float32", 3).encode(clip, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(50, [50, 30]), (80, [80])])
@@ -155,7 +175,7 @@ def test_the_provenance_names_encoders_settings_and_clips(workspace):
             "visual": visual,
             "audio": {"name": "level", "weights": "none", "sha256": empty},
         },
-        "settings": {"crop": 8, "fps": 4, "precision": "float32"},
+        "settings": {"crop": 8, "fps": 4, "precision": "float32", "grid": None},
         "clips_sha256": "of-numbers",
         "left_out": {"train": 1, "val": 0, "test": 0},
     }

@@ -11,9 +11,10 @@ from torch import nn
 
 from cace.data.annotations import Annotations, Row
 from cace.encoders.audio import AudioEncoder
-from cace.encoders.visual import VisualEncoder
+from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.finetuning import contrast as finetuning
 from cace.finetuning.contrast import clip_pictures, finetune, info_nce, retrieval
+from cace.finetuning.layers import train_last
 from cace.finetuning.processes import Team
 from cace.finetuning.run import clips_only_in
 from cace.media.store import ClipStore
@@ -231,3 +232,75 @@ def test_a_stored_clip_that_cannot_be_read_is_named(monkeypatch):
 def test_a_contrast_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match="finetune: the contrast is nan; lower finetune"):
         finetune_colours(learning_rate=float("inf"))
+
+
+# --- the last layers alone, and bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "first"),
+    [
+        ("efficientnet_lite0", 2, "body.blocks.5.0.conv_pw.weight"),
+        ("resnet50", 1, "body.7.0.conv1.weight"),  # layer4
+        ("vgg19", 3, "body.30.weight"),
+        ("timm/test_vit", 1, "body.network.blocks.5.norm1.weight"),
+        ("timm/test_convnext", 1, "body.network.stages.3.downsample.0.weight"),
+        ("timm/resnet18", 2, "body.network.layer4.0.conv1.weight"),
+    ],
+)
+def test_the_last_layers_alone_are_trained(name, layers, first):
+    encoder = visual_encoder(name, "none")
+    train_last(encoder, layers)
+    names = [name for name, _ in encoder.named_parameters()]
+    trained = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
+    assert trained == names[names.index(first) :]
+
+
+def test_more_layers_than_there_are_are_refused():
+    with pytest.raises(UserError, match="finetune.layers: expected at most 7, .* or all; got 8"):
+        train_last(visual_encoder("efficientnet_lite0", "none"), 8)
+
+
+def test_weights_before_the_last_layers_stay_as_they_are(tmp_path):
+    def tuned(layers, precision="float32"):
+        encoder = visual_encoder("timm/test_vit", "none")
+        before = {name: weight.clone() for name, weight in encoder.named_parameters()}
+        curve = finetune(
+            encoder,
+            AudioEncoder(nn.Identity(), 3),
+            LargeClips(4),
+            list("01"),
+            list("23"),
+            state=tmp_path / f"{layers}-{precision}.pt",
+            epochs=1,
+            maps_epochs=0,
+            batch_size=2,
+            learning_rate=1e-3,
+            maps_learning_rate=1e-3,
+            dimensions=4,
+            tau=0.1,
+            symmetric=True,
+            seed=0,
+            layers=layers,
+            precision=precision,
+            device=torch.device("cpu"),
+            team=ALONE,
+        )
+        same = {name for name, weight in encoder.named_parameters() if weight.equal(before[name])}
+        return curve[-1].loss, same
+
+    class_token = "body.network.cls_token"
+    loss, same = tuned(1)
+    assert class_token in same
+    assert "body.network.blocks.4.mlp.fc2.weight" in same
+    assert "body.network.blocks.5.mlp.fc2.weight" not in same
+    assert class_token not in tuned(None)[1]
+    # Rounded to 8 bits, its loss is another, and near.
+    rounded, _ = tuned(1, "bfloat16")
+    assert rounded != loss
+    assert rounded == pytest.approx(loss, abs=0.05)
+
+
+class LargeClips(ColouredClips):
+    def frames(self, id_, which=None):
+        return super().frames(id_, which)[:, :1, :1].repeat(32, axis=1).repeat(32, axis=2)

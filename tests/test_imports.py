@@ -18,6 +18,7 @@ HEAVY = (
     "scipy",
     "timm",
     "torchvision",
+    "transformers",
 )
 
 

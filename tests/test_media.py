@@ -208,7 +208,7 @@ def test_planes_hold_the_values_of_packed_pixels(tmp_path, pixels):
     path = write_video(tmp_path / "a.mp4", frames=10, pixels=pixels, size=(160, 90), sound=tone())
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    sides = {"width": 170, "height": 96, "interpolation": SCALING}
+    sides = {"width": 170, "height": 96, "interpolation": SCALING["bilinear"]}
     packed = VideoReformatter().reformat(frame, format="rgb24", **sides).to_ndarray()
     clip = decode_clip(path, seconds=10, fps=1, short_side=96, crop=96, min_seconds=0.1)
     assert np.array_equal(clip.frames[0], packed[:, 37:133])

@@ -89,7 +89,7 @@ def test_settings_cannot_change_after_loading():
         (
             "encoders.visual_weights=/home/me/x.pth",
             "profiles/mini.yaml",
-            "encoders.visual_weights: expected none, imagenet, .* or a file as data/weights/NAME: "
+            "encoders.visual_weights: expected imagenet .* or a file as data/weights/NAME: "
             "copy it there.*got '/home/me/x.pth'",
         ),
         (
@@ -97,6 +97,15 @@ def test_settings_cannot_change_after_loading():
             "profiles/mini.yaml",
             "encoders.audio_weights: expected none",
         ),
+        ("encoders.visual=vgg20", "profiles/mini.yaml", "expected resnet50, .*MODEL, got 'vgg20'"),
+        ("encoders.visual=timm/../x", "profiles/mini.yaml", "encoders.visual: expected resnet50"),
+        ("encoders.visual=timm/resnet18", "profiles/mini.yaml", "expected pretrained .of timm/res"),
+        (
+            "encoders.audio=hf//home/me/x",
+            "profiles/mini.yaml",
+            "encoders.audio: expected cnn14, .*",
+        ),
+        ("encoders.audio=hf/../x", "profiles/mini.yaml", "hf/OWNER/MODEL .* hf/data/weights/NAME"),
         ("download=null", "profiles/mini.yaml", "mini.yaml, download.clips: field required"),
         ("decode=null", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: field required"),
         ("~decode", "profiles/mini.yaml", "profiles/mini.yaml, decode: field required"),
@@ -114,7 +123,13 @@ def test_a_wrong_setting_is_named_with_its_file(settings, override, file, messag
         load_params(settings(override, file=file))
 
 
-FRAMES = {"fps": 4, "short_side": 116, "crop": 112, "jpeg_quality": 90}
+FRAMES = {
+    "fps": 4,
+    "short_side": 116,
+    "crop": 112,
+    "interpolation": "bilinear",
+    "jpeg_quality": 90,
+}
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ EDITS = {
     "cace/training/loop.py": {"train", "evaluate"},
     "cace/evaluation/metrics.py": {"evaluate"},
     "cace/report/templates/run.html": {"evaluate"},
-    "cace/encoders/visual.py": {"finetune", "extract"},
+    "cace/encoders/visual.py": {"frames", "finetune", "extract"},
     "cace/finetuning/contrast.py": {"finetune"},
     "cace/media/decode.py": {"decode"},
     "data/weights/own.pth": {"finetune", "extract"},

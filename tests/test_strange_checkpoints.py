@@ -114,7 +114,7 @@ def test_a_file_that_lacks_the_source_and_the_trained_categories_is_read(content
         ("about/trained_categories", ["Cat"], "was trained on .'Cat'., which it does not know"),
         ("about/source", "moon", "about: source: expected 'mini', 'ave'"),
         ("about/silenced", "smell", "about: silenced: expected 'visual' or 'audio'"),
-        ("about/encoders/visual/name", "vgg20", "about: encoders.visual.name: expected 'resnet50'"),
+        ("about/encoders/visual/name", "vgg20", "about: encoders.visual.name: expected resnet50"),
         ("about/encoders/audio/weights", "a\0b", "about: encoders.audio.weights: expected text"),
         ("about/encoders/audio/sha256", "x", "about: encoders.audio.sha256: string should match"),
         ("about/encoders/visual/finetuned_epochs", -1, "finetuned_epochs: expected greater than"),

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.conventions import SAMPLE_RATE
+from cace.encoders import transformers_models
 from cace.encoders.mel import mel_filters
 from cace.encoders.vggish import VGGish
 from cace.encoders.weights import load_into, read_weights, weights_file
@@ -23,15 +24,21 @@ WINDOW, HOP, MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 1024, 320, 64, 50.0, 14_000.0
 
 
 class AudioEncoder(nn.Module):
-    """A network with its number of output channels."""
+    """A network with its number of output channels.
+
+    license: of its weights, where it is known.
+    whole_clips: whether a segment's feature depends on the sound of the clip around it.
+    """
 
     def __init__(self, body: nn.Module, channels: int) -> None:
         super().__init__()
         self.body = body
         self.channels = channels
+        self.license: str | None = None
+        self.whole_clips = False
 
     def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n A"]:
-        """sound: one second each, mono in [-1, 1]."""
+        """sound: the seconds of a clip in order, mono in [-1, 1]."""
         return self.body(sound)
 
 
@@ -71,11 +78,14 @@ class _Embedding(nn.Module):
 def audio_encoder(name: str, weights: str) -> AudioEncoder:
     """Builds an audio encoder in eval mode.
 
-    name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU) or logmel (128
-        channels, no weights).
-    weights: "audioset" (cnn14), "youtube8m" (vggish), a path, or "none" for seeded random numbers.
+    name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU), logmel (128
+        channels, no weights), or hf/<repository or folder>.
+    weights: "audioset" (cnn14), "youtube8m" (vggish), "pretrained" (hf), a path (cnn14, vggish), or
+        "none" for seeded random numbers.
     Raises: UserError if weights are neither here nor available for download, or do not fit.
     """
+    if name.startswith(transformers_models.PREFIX):
+        return _of_transformers(name, weights)
     if name == "logmel":
         if weights != "none":
             raise UserError(f"encoders.audio_weights: logmel has none, got {weights!r}; set none")
@@ -89,6 +99,13 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
     if name == "vggish":
         return AudioEncoder(network, 128).eval()
     return AudioEncoder(_Embedding(network), 2048).eval()
+
+
+def _of_transformers(name: str, weights: str) -> AudioEncoder:
+    loaded = transformers_models.build(name.removeprefix(transformers_models.PREFIX), weights)
+    encoder = AudioEncoder(loaded.listener, loaded.channels)
+    encoder.license, encoder.whole_clips = loaded.license, loaded.listener.whole_clips
+    return encoder.eval()
 
 
 def _cnn14() -> nn.Module:

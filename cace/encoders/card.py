@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from torch import nn
-
+from cace.encoders.audio import AudioEncoder
+from cace.encoders.visual import VisualEncoder
 from cace.encoders.weights import fingerprint
 
 
@@ -14,6 +14,7 @@ class EncoderCard(NamedTuple):
     weights: str  # those that it started from: a name, a path, or none
     sha256: str  # of its weights as they are now
     finetuned_epochs: int | None = None  # None: an encoder that is never fine-tuned
+    license: str | None = None  # of the weights that it started from, where it is known
 
     def as_json(self) -> dict[str, Any]:
         """The fields that have a value."""
@@ -21,7 +22,10 @@ class EncoderCard(NamedTuple):
 
 
 def card_of(
-    network: nn.Module, name: str, weights: str, finetuned_epochs: int | None = None
+    network: AudioEncoder | VisualEncoder,
+    name: str,
+    weights: str,
+    finetuned_epochs: int | None = None,
 ) -> EncoderCard:
     """The card of a network that is loaded."""
-    return EncoderCard(name, weights, fingerprint(network), finetuned_epochs)
+    return EncoderCard(name, weights, fingerprint(network), finetuned_epochs, network.license)

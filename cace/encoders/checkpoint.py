@@ -34,6 +34,7 @@ def save_encoder(
     content = {
         "name": pretrained.name,
         "weights": pretrained.weights,
+        "license": pretrained.license,
         "pretrained_sha256": pretrained.sha256,
         "finetune": settings,
         "state_dict": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
@@ -71,6 +72,7 @@ def load_encoder(path: Path, name: str, needed_by: str = "") -> SavedEncoder:
         raise UserError(f"{path}: expected {name}{why}, got {got}; run `dvc repro finetune`")
     network = visual_encoder(name, "none")
     load_into(network, tensors, where=str(path))
+    network.license = saved.get("license")
     return SavedEncoder(network, card_of(network, name, weights, epochs))
 
 

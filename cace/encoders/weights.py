@@ -33,14 +33,37 @@ def packaged_lite0() -> Path:
     raise UserError(f"package {name}: expected a .pth file in it, got none; install it again")
 
 
+# In a folder that timm or transformers saved a model to; the first that is there is read.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
 def read_weights(path: Path) -> Weights:
-    """Tensors by name, in the order of the file. Code in a file is never run."""
+    """Tensors by name, in the order of the file. Code in a file is never run.
+
+    path: of a PyTorch or safetensors file, or of a folder with one of `WEIGHT_FILES`.
+    """
+    path = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
     if not path.is_file():
         raise UserError(
             f"weights {path}: not there; copy the file there, or set a name, or none. In a --temp "
             f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
         )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     return weights_in(read_torch_file(path), f"weights {path}")
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(
+            f"weights {path}: safetensors is not installed; run `pip install 'cace[encoders]'`"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # the library raises its own kinds, and those of the system
+        raise UserError(f"weights {path}: cannot be read ({error}); get the file again") from error
 
 
 def load_into(network: torch.nn.Module, weights: Weights, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
 
@@ -42,6 +43,7 @@ def encode(
     *,
     batch_size: int,
     precision: str,
+    grid: int | None,
     device: torch.device,
     engine: str,
     work_name: str = "extract",
@@ -50,11 +52,12 @@ def encode(
     """Writes a feature store of all clips; an interrupted run resumes.
 
     cards: of the two encoders, for the store's provenance.
+    grid: positions on a side, to which maps are pooled; None: not pooled.
     work_name, stage: of the folder for half-done work; see `scratch`.
     """
     provenance = Provenance(
         cards,
-        {**clips.settings, "precision": precision},
+        {**clips.settings, "precision": precision, "grid": grid},
         clips.fingerprint(),
         count_per_split(row for row in annotations.rows if not clips.usable(row.id)),
     ).as_json()
@@ -68,6 +71,7 @@ def encode(
             work / "features.h5",
             batch_size=batch_size,
             precision=precision,
+            grid=grid,
             device=device,
             provenance=provenance,
             engine=engine,
@@ -86,6 +90,7 @@ def extract_features(
     precision: str,
     device: torch.device,
     provenance: dict[str, Any],
+    grid: int | None = None,
     engine: str = "local",
 ) -> None:
     """Encodes all usable clips into one store; resumes after an interruption.
@@ -105,7 +110,7 @@ def extract_features(
     for place, row in enumerate(rows):
         places.setdefault(annotations.rows[row].id, []).append(place)
 
-    encoding = Encoding(visual_encoder, audio_encoder, batch_size, precision)
+    encoding = Encoding(visual_encoder, audio_encoder, batch_size, precision, grid)
     store, journal = into, into.with_suffix(".done")
     if not store.exists():
         journal.unlink(missing_ok=True)  # of a store that was finished and is gone
@@ -193,6 +198,7 @@ class Encoding(NamedTuple):
     audio_encoder: AudioEncoder
     batch_size: int  # frames
     precision: str
+    grid: int | None = None  # positions on a side, to which maps are pooled
 
     def to(self, device: torch.device) -> "Encoding":
         """The same encoding, with its networks on `device`."""
@@ -214,15 +220,36 @@ class Encoding(NamedTuple):
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
-        Raises: UserError if one does not fit into float16.
+        Raises: UserError if one does not fit into float16, or a map is smaller than the grid.
         """
+        visual = self.see(clip.id, clip.frames, len(clip.sound), device)
+        return Encoded(clip.id, visual, self.hear(clip.id, clip.sound, device))
+
+    def see(
+        self, id_: str, frames: UInt8[np.ndarray, "F H W 3"], segments: int, device: torch.device
+    ) -> Float16[np.ndarray, "T h w V"]:
+        """Visual features of the frames of these segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
-            images = torch.from_numpy(clip.frames).to(device)
+            images = torch.from_numpy(frames).to(device)
             maps = torch.cat([self.visual_encoder(some) for some in images.split(self.batch_size)])
-            audio = self.audio_encoder(torch.from_numpy(clip.sound).to(device))
         # The mean over a segment's frames, in float32: bfloat16 would lose its last digits.
-        visual = maps.float().unflatten(0, (len(clip.sound), -1)).mean(dim=1).permute(0, 2, 3, 1)
-        return Encoded(clip.id, _to_float16(clip.id, visual), _to_float16(clip.id, audio.float()))
+        visual = maps.float().unflatten(0, (segments, -1)).mean(dim=1)
+        if self.grid is not None:
+            if self.grid > min(sides := visual.shape[2:]):
+                raise UserError(
+                    f"extract.grid: expected at most the sides of the encoder's map "
+                    f"({sides[0]}×{sides[1]}), got {self.grid}"
+                )
+            visual = F.adaptive_avg_pool2d(visual, self.grid)
+        return _to_float16(id_, visual.permute(0, 2, 3, 1))
+
+    def hear(
+        self, id_: str, sound: Float32[np.ndarray, "T S"], device: torch.device
+    ) -> Float16[np.ndarray, "T A"]:
+        """Audio features of consecutive segments; see `encode`."""
+        with torch.inference_mode(), _autocast(device, self.precision):
+            audio = self.audio_encoder(torch.from_numpy(sound).to(device))
+        return _to_float16(id_, audio.float())
 
 
 def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from cace.conventions import SEGMENTS
 from cace.encoders.audio import AudioEncoder
 from cace.encoders.visual import VisualEncoder
+from cace.finetuning.layers import train_last
 from cace.finetuning.processes import Team
 from cace.media.store import ClipStore
 from cace.system.errors import UserError
@@ -109,10 +110,12 @@ def clip_pictures(
     ids: Sequence[str],
     second_parts: np.ndarray,
     device: torch.device,
+    precision: str = "float32",
 ) -> Float[Tensor, "B V"]:
     """Mean visual feature of each clip over one frame per segment.
 
     second_parts: [B, T], which frame of each segment is used.
+    precision: float32 or bfloat16, of the encoder's layers; its weights stay in float32.
     """
     if not ids:
         return torch.zeros(0, encoder.channels, device=device)
@@ -123,10 +126,11 @@ def clip_pictures(
     pixels = frames.shape[1] * frames.shape[2]
     most = max(1, CPU_PIXELS_AT_ONCE // pixels) if device.type == "cpu" else FRAMES_AT_ONCE
     # Only one part's activations are in memory at a time: the backward pass computes them again.
-    vectors = [
-        checkpoint(encoder, part, use_reentrant=False).mean(dim=(2, 3))
-        for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE))
-    ]
+    vectors = []
+    for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            maps = checkpoint(encoder, part, use_reentrant=False)
+        vectors.append(maps.to(encoder.mean.dtype).mean(dim=(2, 3)))
     return torch.cat(vectors).unflatten(0, (len(ids), SEGMENTS)).mean(dim=1)
 
 
@@ -165,6 +169,8 @@ def finetune(
     tau: float,
     symmetric: bool,
     seed: int,
+    layers: int | None = None,
+    precision: str = "float32",
     device: torch.device,
     team: Team,
 ) -> list[Epoch]:
@@ -174,23 +180,27 @@ def finetune(
         epoch and gives the same numbers as without the interruption; the arguments must be the
         same.
     maps_epochs: epochs in which only the two maps are fitted, before the encoder is trained.
+    layers: of the encoder, counted from its end, that are trained; None: all.
+    precision: of `clip_pictures`.
     team: the processes that train together; all of them call this, and the first writes. Each
         encodes a part of every batch, and compares it with the complete batch.
 
     Returns: one entry an epoch; the first is the pretrained encoder.
-    Raises: UserError if the loss is not finite.
+    Raises: UserError if the loss is not finite, or the encoder has fewer layers.
     """
+    train_last(encoder, layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         space = SharedSpace(encoder.channels, audio_encoder.channels, dimensions).to(device)
-    for_all = torch.optim.Adam([*encoder.parameters(), *space.parameters()], lr=learning_rate)
+    trained = [weight for weight in encoder.parameters() if weight.requires_grad]
+    for_all = torch.optim.Adam([*trained, *space.parameters()], lr=learning_rate)
     middle = np.full((batch_size, SEGMENTS), clips.fps // 2)
 
     @torch.inference_mode()
     def frozen_pictures(ids: Sequence[str], what: str) -> Tensor:
         """Of the middle frames."""
         parts = [
-            clip_pictures(encoder, clips, some, middle[: len(some)], device)
+            clip_pictures(encoder, clips, some, middle[: len(some)], device, precision)
             for some in progress(
                 batched(ids[team.own(len(ids))], batch_size), f"finetune: pictures, {what}"
             )
@@ -252,7 +262,7 @@ def finetune(
             second_parts = rng.integers(clips.fps, size=(len(batch), SEGMENTS))
             part = team.own(len(batch))
             ids = [train[place] for place in batch[part]]
-            pictures = clip_pictures(encoder, clips, ids, second_parts[part], device)
+            pictures = clip_pictures(encoder, clips, ids, second_parts[part], device, precision)
             losses.append(step(pictures, sounds[batch[part]], len(batch), for_all))
         recalls = _recall(space, frozen_pictures(val, "val"), val_sounds)
         curve.append(Epoch(epoch, float(np.mean(losses)), *recalls))

@@ -45,7 +45,7 @@ class EventLocalizer(NamedTuple):
     localizers: list[Localizer]  # one per seed
     encoding: Encoding
     categories: tuple[str, ...]
-    frames: dict[str, Any]  # fps, short_side, crop, jpeg_quality
+    frames: dict[str, Any]  # fps, short_side, crop, interpolation, jpeg_quality
     device: torch.device
     model: str
     training: Training
@@ -101,7 +101,7 @@ class EventLocalizer(NamedTuple):
     def _windows(self, segments: Iterator[Segment]) -> list[_Window]:
         """The results of all windows of a video."""
         start = 0
-        features: list[tuple[Tensor, Tensor]] = []  # features from second `start` on
+        features: list[tuple[Tensor, Tensor]] = []  # of `_encode`, from second `start` on
         waiting: list[Segment] = []  # encoded together: faster than one by one
         windows: list[_Window] = []
         for segment in segments:
@@ -120,12 +120,29 @@ class EventLocalizer(NamedTuple):
         return windows
 
     def _encode(self, segments: list[Segment]) -> list[tuple[Tensor, Tensor]]:
-        return encode_segments(segments, self.encoding, self.frames["jpeg_quality"], self.device)
+        """Visual [H, W, V] and audio [A] features of each segment, in the store's precision.
+
+        If the audio encoder reads whole clips, the sound [S] itself: it is encoded with its window.
+        """
+        return encode_segments(
+            segments,
+            self.encoding,
+            self.frames["jpeg_quality"],
+            self.device,
+            hear=not self._hears_windows,
+        )
+
+    @property
+    def _hears_windows(self) -> bool:
+        return self.encoding.audio_encoder.whole_clips
 
     @torch.inference_mode()
     def _judge(self, start: int, features: list[tuple[Tensor, Tensor]]) -> _Window:
         """Results for up to ten segments, means over the localizers."""
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
+        if self._hears_windows:
+            heard = self.encoding.hear("", audio.cpu().numpy(), self.device)
+            audio = torch.from_numpy(heard).to(self.device)
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])
         if self.silenced == "visual":

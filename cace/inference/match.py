@@ -197,7 +197,7 @@ def load_matcher(path: Path | str, encoder: Path | str | None = None) -> VideoMa
     title = f"{first.title}, a reconstruction" if first.reconstruction else first.title
     return VideoMatcher(
         [one.matcher.to(device) for one in read],
-        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"]).to(device),
+        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"], frames.get("grid")).to(device),
         frames,
         device,
         f"{path}: {len(files)} matcher{'s' * (len(files) > 1)} ({title}), trained on "

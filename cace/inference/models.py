@@ -12,6 +12,7 @@ import torch
 from cace.data.annotations import AVE_CATEGORIES
 from cace.encoders.audio import AudioEncoder, audio_encoder
 from cace.encoders.checkpoint import load_encoder
+from cace.encoders.frames import map_sides
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
@@ -105,7 +106,9 @@ def load(
     precision = model.frames["precision"]
     return EventLocalizer(
         [one.localizer.to(device) for one in model.read],
-        Encoding(model.visual, model.audio, ENCODED_FRAMES, precision).to(device),
+        Encoding(model.visual, model.audio, ENCODED_FRAMES, precision, model.frames.get("grid")).to(
+            device
+        ),
         tuple(model.about.get("categories", AVE_CATEGORIES)),
         model.frames,
         device,
@@ -149,6 +152,8 @@ def read_model(
     needed = read[0].localizer.sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
+    if about and about["encoders"]["visual"]["weights"] != RELEASED_WEIGHTS and "grid" in about:
+        _expect_grid(about["grid"], visual, found.frames, path)
     return Model(path, files, read, *found)
 
 
@@ -241,6 +246,20 @@ def _audio(about: dict[str, Any], model: Path, packed: zipfile.Path | None) -> A
         load_into(encoder, read_torch_file(packed), where=str(packed))
     _expect_same("audio", encoder, about, model)
     return encoder
+
+
+def _expect_grid(
+    expected: list[int], encoder: VisualEncoder, frames: dict[str, Any], path: Path | str
+) -> None:
+    """Raises: UserError if the encoder's map, pooled as the frames say, has another size."""
+    pooled = frames.get("grid")
+    found = (pooled, pooled) if pooled else map_sides(encoder, frames["crop"])
+    if tuple(expected) != found:
+        ours, theirs = ("×".join(map(str, sides)) for sides in (expected, found))
+        raise UserError(
+            f"{path}: expects a grid of {ours}, its encoder gives {theirs}; name the model and the "
+            f"encoder of one training"
+        )
 
 
 def _expect_same(

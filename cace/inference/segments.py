@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cace.extraction.encode import Decoded, Encoding
-from cace.media.store import as_stored
+from cace.extraction.encode import Encoding
+from cace.media.store import Frames, as_stored
 from cace.media.tracks import UnusableClipError
 from cace.media.video import Note, Probe, Segment, read_video
 from cace.system.errors import UserError, printable
@@ -25,7 +25,8 @@ UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, no
 class VideoSegments:
     """The segments of one video file; iterate over it once.
 
-    frames: fps, short_side and crop of the pictures.
+    frames: fps, short_side, crop and interpolation of the pictures; a model of an earlier version
+        does not name its interpolation.
     show_progress: a bar on the terminal.
     deadline_seconds: to decode one second of the video. It is then decoded in a separate process,
         so that a file that hangs or crashes the decoder is only refused. A script that sets this
@@ -39,7 +40,8 @@ class VideoSegments:
         show_progress: bool = False,
         deadline_seconds: float | None = None,
     ) -> None:
-        self.path, self.how = path, {name: frames[name] for name in ("fps", "short_side", "crop")}
+        known = [name for name in ("fps", *Frames._fields) if name in frames]
+        self.path, self.how = path, {name: frames[name] for name in known}
         self.show_progress, self.deadline_seconds = show_progress, deadline_seconds
         self.decoded = self.picture = self.sound = 0.0  # seconds
         self.damages: Counter[str] = Counter()
@@ -136,17 +138,24 @@ class VideoSegments:
 
 
 def encode_segments(
-    segments: Sequence[Segment], encoding: Encoding, jpeg_quality: int, device: torch.device
+    segments: Sequence[Segment],
+    encoding: Encoding,
+    jpeg_quality: int,
+    device: torch.device,
+    *,
+    hear: bool = True,
 ) -> list[tuple[Tensor, Tensor]]:
     """Visual [H, W, V] and audio [A] features of each segment, in the store's precision.
 
     jpeg_quality: of the stored form, through which a clip of the pipeline goes.
+    hear: if not, the sound [S] of each segment instead of its features.
     """
     stored = [as_stored(some.frames, some.sound, jpeg_quality) for some in segments]
     frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
-    clip = Decoded("", frames, sound.reshape(len(segments), -1))
-    encoded = encoding.encode(clip, device)
+    sound = sound.reshape(len(segments), -1)
+    seen = encoding.see("", frames, len(segments), device)
+    heard = encoding.hear("", sound, device) if hear else sound
     return [
         (torch.from_numpy(visual).to(device), torch.from_numpy(audio).to(device))
-        for visual, audio in zip(encoded.visual, encoded.audio, strict=True)
+        for visual, audio in zip(seen, heard, strict=True)
     ]

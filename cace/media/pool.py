@@ -21,6 +21,7 @@ from cace.data.annotations import Annotations, read_annotations, save_annotation
 from cace.data.manifest import MANIFEST, read_manifest
 from cace.media.decode import decode_clip
 from cace.media.store import (
+    BILINEAR,
     CompressedClip,
     Facts,
     Verdict,
@@ -129,6 +130,7 @@ def decode_clips(
     min_seconds: float,
     deadline_seconds: float,
     workers: int,
+    interpolation: str = BILINEAR,
     engine: str = "local",
 ) -> pd.DataFrame:
     """Decodes clips into shards under `into`; shards that exist already are kept.
@@ -140,6 +142,7 @@ def decode_clips(
         "fps": fps,
         "short_side": short_side,
         "crop": crop,
+        "interpolation": interpolation,
         "jpeg_quality": jpeg_quality,
         "backend": backend,
         "min_seconds": min_seconds,

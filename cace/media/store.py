@@ -33,8 +33,31 @@ from cace.system.hdf5 import expect_undamaged, open_hdf5, opened
 
 DECODE_AGAIN = "run `dvc repro decode`"
 OPEN_SHARDS = 256  # of a store: a system lets a process have 1024 files open, or fewer
+BILINEAR = "bilinear"  # the interpolation of frames, unless the encoder was trained on another
 SOUND_SCALE = 32_767  # int16 of full scale
 PADDED_SECONDS = 0.1  # a clip that lacks more is padded; a frame or an encoder's delay is less
+
+
+class Frames(NamedTuple):
+    """How the picture of a clip is scaled and cropped; the content of `data/frames.json`."""
+
+    short_side: int  # pixels, before the crop
+    crop: int  # pixels
+    interpolation: str  # of `cace.media.decode.SCALING`
+
+
+def save_frames(path: Path, frames: Frames | None) -> None:
+    """Writes the file; None for a source without clips."""
+    write_json(path, frames._asdict() if frames else {})
+
+
+def read_frames(path: Path) -> Frames:
+    """Reads what `save_frames` wrote.
+
+    Raises: UserError if the file is missing or damaged.
+    """
+    with reading(expect_file(path, made_by="frames"), made_by="frames"):
+        return Frames(**json.loads(read_text(path)))
 
 
 class CompressedClip(NamedTuple):

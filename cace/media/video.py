@@ -22,6 +22,7 @@ from cace.media.decode import (
     orientation,
     scaled_size,
 )
+from cace.media.store import BILINEAR
 from cace.media.tracks import (
     Levels,
     Picture,
@@ -66,7 +67,7 @@ class Probe(NamedTuple):
 
 
 def read_video(
-    path: Path, *, fps: int, short_side: int, crop: int
+    path: Path, *, fps: int, short_side: int, crop: int, interpolation: str = BILINEAR
 ) -> Generator[Probe | Segment | Note, None, None]:
     """All of a video: first its probe, then its seconds, with notes between them.
 
@@ -79,6 +80,7 @@ def read_video(
         fps=fps,
         short_side=short_side,
         crop=crop,
+        interpolation=interpolation,
         damaged=lambda text: notes.append(Note(text, damage=True)),
         remark=lambda text: notes.append(Note(text, damage=False)),
     )
@@ -119,6 +121,7 @@ def decode_segments(
     fps: int,
     short_side: int,
     crop: int,
+    interpolation: str = BILINEAR,
     damaged: Callable[[str], None],
     remark: Callable[[str], None],
 ) -> Iterator[Segment]:
@@ -130,7 +133,8 @@ def decode_segments(
     Raises: UnusableClipError with the reason: no picture or sound track, or it cannot be opened.
     """
     # Read twice, so that memory stays small however the file interleaves its tracks.
-    pictures = _pictures(path, fps, short_side, crop, damaged, remark)
+    picker = FramePicker(fps, short_side, crop, interpolation)
+    pictures = _pictures(path, picker, damaged, remark)
     sounds = _sounds(path, damaged, remark)
     with refusing_failures():
         for picture, sound in zip(pictures, sounds, strict=False):  # neither ends
@@ -142,14 +146,12 @@ def decode_segments(
 
 def _pictures(
     path: Path,
-    fps: int,
-    short_side: int,
-    crop: int,
+    picker: FramePicker,
     damaged: Callable[[str], None],
     remark: Callable[[str], None],
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Frames of each second, and its seconds of picture; the last frame is repeated forever."""
-    picker = FramePicker(fps, short_side, crop)
+    fps = picker.fps
     for item in _to_the_end(path, damaged, remark, sound=False):
         assert isinstance(item, Picture)
         if picker.shown is not None and item.at_seconds - picker.shown.at_seconds > (

@@ -1,13 +1,16 @@
 """The settings: their sections, and the kind and range of each value."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationInfo,
     field_validator,
 )
@@ -18,14 +21,15 @@ from cace.paths import WEIGHTS
 Source = Literal["mini", "ave", "folder", "released"]
 Guidance = Literal["none", "audio", "visual", "both"]
 Precision = Literal["float32", "bfloat16"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 ContrastForm = Literal["paper", "supcon"]
 Heads = Literal["event", "both"]
 AvelFusion = Literal["concat", "dmrn"]
 Supervision = Literal["full", "weak"]
 WeakForm = Literal["common", "released"]
-VisualEncoderName = Literal["resnet50", "vgg19", "efficientnet_lite0"]
-AudioEncoderName = Literal["cnn14", "vggish", "logmel"]
-NAMED_WEIGHTS = ("none", "imagenet", "audioset", "youtube8m")  # of encoders
+# The encoders, with the name of their published weights. Those of a library have "pretrained".
+VISUAL_ENCODERS = {"resnet50": "imagenet", "vgg19": "imagenet", "efficientnet_lite0": "imagenet"}
+AUDIO_ENCODERS = {"cnn14": "audioset", "vggish": "youtube8m", "logmel": None}
 
 # Sections of the profile that stay empty: with this source the stage has no settings.
 NOTHING_TO_SET = {
@@ -100,38 +104,66 @@ class RenderParams(Section):
     fps: FramesPerSecond
 
 
-class FramesParams(Section):
-    """How frames are chosen and stored; a checkpoint contains the same four."""
-
-    fps: FramesPerSecond
-    short_side: Annotated[int, Field(ge=32, le=2048)]
-    crop: Annotated[int, Field(ge=32)]
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-
-    @field_validator("crop")
-    @classmethod
-    def _fits_into_the_frame(cls, crop: int, info: ValidationInfo) -> int:
-        if crop > (short_side := info.data.get("short_side", crop)):
-            raise ValueError(f"expected at most short_side ({short_side})")
-        return crop
+def _is_visual(name: str) -> str:
+    if name in VISUAL_ENCODERS or re.fullmatch(r"timm/\w[\w.-]*", name):
+        return name
+    raise ValueError(f"expected {', '.join(VISUAL_ENCODERS)}, or timm/MODEL")
 
 
-def _is_tracked(weights: str) -> str:
-    path = PurePosixPath(weights)
-    if weights in NAMED_WEIGHTS or (path.is_relative_to(WEIGHTS) and ".." not in path.parts):
-        return weights
+def _is_audio(name: str) -> str:
+    if name in AUDIO_ENCODERS or re.fullmatch(r"hf/\w[\w.-]*(/\w[\w.-]*)?", name):
+        return name
+    if name.startswith("hf/") and _is_file_of_weights(name.removeprefix("hf/")):
+        return name
     raise ValueError(
-        f"expected {', '.join(NAMED_WEIGHTS)}, or a file as {WEIGHTS}/NAME: copy it there, so that "
-        f"a change of its content re-runs what it shapes"
+        f"expected {', '.join(AUDIO_ENCODERS)}, hf/OWNER/MODEL of the Hugging Face hub, or a "
+        f"folder as hf/{WEIGHTS}/NAME"
     )
 
 
-EncoderWeights = Annotated[str, AfterValidator(_is_tracked)]
+VisualEncoderName = Annotated[str, Field(max_length=200), AfterValidator(_is_visual)]
+AudioEncoderName = Annotated[str, Field(max_length=200), AfterValidator(_is_audio)]
 
 
-class DecodeParams(FramesParams):
+def _is_file_of_weights(path: str) -> bool:
+    return PurePosixPath(path).is_relative_to(WEIGHTS) and ".." not in PurePosixPath(path).parts
+
+
+ShortSide = Annotated[int, Field(ge=32, le=2048)]
+Crop = Annotated[int, Field(ge=32, le=2048)]
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
+
+
+def _fits_into_the_frame(crop: int | None, info: ValidationInfo) -> int | None:
+    if crop and crop > (short_side := info.data.get("short_side") or crop):
+        raise ValueError(f"expected at most short_side ({short_side})")
+    return crop
+
+
+class FramesParams(Section):
+    """How frames were chosen and stored, as a checkpoint contains it."""
+
+    fps: FramesPerSecond
+    short_side: ShortSide
+    crop: Annotated[Crop, AfterValidator(_fits_into_the_frame)]
+    interpolation: Interpolation = "bilinear"
+    jpeg_quality: JpegQuality
+
+
+# Words in a file that are None here: as the visual encoder was trained; and all there are.
+FromAuto = BeforeValidator(lambda value: None if value == "auto" else value)
+ToAuto = PlainSerializer(lambda value: "auto" if value is None else value, when_used="json")
+FromAll = BeforeValidator(lambda value: None if value == "all" else value)
+ToAll = PlainSerializer(lambda value: "all" if value is None else value, when_used="json")
+
+
+class DecodeParams(Section):
     """How clips are decoded, and which are refused."""
 
+    fps: FramesPerSecond
+    short_side: Annotated[ShortSide | None, FromAuto, ToAuto]
+    crop: Annotated[Crop | None, FromAuto, AfterValidator(_fits_into_the_frame), ToAuto]
+    jpeg_quality: JpegQuality
     backend: Literal["pyav", "decord"]
     min_seconds: Annotated[float, Field(gt=0, le=SEGMENTS)]
     deadline_seconds: Positive
@@ -142,9 +174,28 @@ class EncodersParams(Section):
     """Pretrained networks: `weights` is a name, a file in data/weights, or none."""
 
     visual: VisualEncoderName
-    visual_weights: EncoderWeights
+    visual_weights: str
     audio: AudioEncoderName
-    audio_weights: EncoderWeights
+    audio_weights: str
+
+    @field_validator("visual_weights", "audio_weights")
+    @classmethod
+    def _are_known(cls, weights: str, info: ValidationInfo) -> str:
+        encoder = info.data.get(str(info.field_name).removesuffix("_weights"), "")
+        named = {**VISUAL_ENCODERS, **AUDIO_ENCODERS}.get(encoder, "pretrained")
+        if weights in (named, "none"):
+            return weights
+        if named is None:
+            raise ValueError(f"expected none, as {encoder} has no weights")
+        names = f"{named} (of {encoder}), none"
+        if encoder.startswith("hf/"):
+            raise ValueError(f"expected {names}; a folder of weights is audio: hf/{WEIGHTS}/NAME")
+        if not _is_file_of_weights(weights):
+            raise ValueError(
+                f"expected {names}, or a file as {WEIGHTS}/NAME: copy it there, so that a change "
+                f"of its content re-runs what it shapes"
+            )
+        return weights
 
 
 class FinetuneParams(Section):
@@ -159,6 +210,8 @@ class FinetuneParams(Section):
     dimensions: Count
     symmetric: bool
     seed: Seed
+    layers: Annotated[Count | None, FromAll, ToAll] = None  # the last ones, which are trained
+    precision: Precision = "float32"
 
 
 class ExtractParams(Section):
@@ -166,6 +219,9 @@ class ExtractParams(Section):
 
     batch_size: Count
     precision: Precision
+    grid: Annotated[int, Field(ge=2, le=64)] | None = (
+        None  # positions on a side, pooled to; None: all
+    )
 
 
 class GuidanceParams(Section):

@@ -21,7 +21,8 @@ import torch
 from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.sources.folder import find_clips, label_files, read_index
-from cace.paths import CLIPS, EVAL, FEATURES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
+from cace.encoders.libraries import is_of_library, place_of
+from cace.paths import CLIPS, EVAL, FEATURES, FRAMES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
 from cace.system.errors import UserError
@@ -33,6 +34,7 @@ FILES_IN_USE = ".dvc/tmp/rwlock"
 ENOUGH_BYTES = 2e9  # free; mini needs a third of it
 OUTS = {  # by the stage that writes it
     "download": MEDIA,
+    "frames": FRAMES,
     "decode": CLIPS,
     "finetune": VISUAL_ENCODER,
     "extract": FEATURES,
@@ -75,8 +77,9 @@ def _machine() -> Iterator[Finding]:
         if codecs
         else "",
     )
-    decord = importlib.util.find_spec("decord") is not None
-    yield Finding("decord (optional)", "installed" if decord else "not installed")
+    for package in ("decord", "timm", "transformers"):
+        there = importlib.util.find_spec(package) is not None
+        yield Finding(f"{package} (optional)", "installed" if there else "not installed")
     free = shutil.disk_usage(workspace_root()).free
     short = free < ENOUGH_BYTES
     yield Finding(
@@ -231,6 +234,13 @@ def _weights(params: Params) -> Iterator[Finding]:
         (encoders.audio, encoders.audio_weights),
     ):
         file = WEIGHTS.get((name, weights))
+        if is_of_library(name):
+            try:
+                place = place_of(name, weights, download=False)
+                yield Finding(f"weights of {name}", str(place or weights))
+            except UserError as error:
+                yield Finding(f"weights of {name}", "not here", str(error))
+            continue
         if file is None:
             yield Finding(f"weights of {name}", weights)
             continue

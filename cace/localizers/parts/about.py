@@ -51,6 +51,7 @@ class Frames(FramesParams):
     model_config = ConfigDict(extra="allow")
 
     precision: Precision
+    grid: Count | None = None  # positions on a side, to which maps were pooled
 
 
 class Card(Section):
@@ -59,6 +60,7 @@ class Card(Section):
     weights: Name
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     finetuned_epochs: Epochs
+    license: Name | None = None
 
 
 class VisualCard(Card):

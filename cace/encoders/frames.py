@@ -1,0 +1,94 @@
+"""The frames that a visual encoder reads: their size, and if a size that was set fits."""
+
+from typing import NamedTuple, get_args
+
+import torch
+
+from cace.encoders import timm_models
+from cace.encoders.visual import VisualEncoder, visual_encoder
+from cace.media.store import BILINEAR, Frames
+from cace.settings import Interpolation
+from cace.system.errors import UserError
+
+SMALLEST_GRID = 2  # positions on a side: with one there is nothing to attend to
+
+
+class Training(NamedTuple):
+    """How the frames of an encoder's training were made."""
+
+    side: int  # pixels
+    crop_share: float  # the side as a share of the scaled frame's short side
+    interpolation: str
+
+
+# As torchvision's and TensorFlow's weights were trained.
+TRAINING = {
+    "resnet50": Training(224, 224 / 232, BILINEAR),
+    "vgg19": Training(224, 224 / 256, BILINEAR),
+    "efficientnet_lite0": Training(224, 224 / 256, BILINEAR),
+}
+
+
+def frames_for(
+    encoder: str, short_side: int | None, crop: int | None, grid: int | None = None
+) -> Frames:
+    """The frames to store for an encoder.
+
+    short_side, crop: in pixels; None: as the encoder was trained.
+    grid: positions on a side to which its map is pooled; None: not pooled.
+    Raises: UserError if the encoder does not read frames of this size, with one that it reads; or
+        if its map is smaller than `grid`.
+    """
+    with torch.device("meta"):  # nothing is computed
+        network = visual_encoder(encoder, "none")
+    if isinstance(network.body, timm_models.Grid):
+        config = timm_models.configuration(network.body)
+        known = (
+            config.interpolation if config.interpolation in get_args(Interpolation) else "bicubic"
+        )
+        training = Training(config.side, config.crop_share, known)
+    else:
+        training = TRAINING[encoder]
+    crop = crop or training.side
+    try:
+        positions = min(map_sides(network, crop))
+    except UserError:
+        raise
+    except Exception as error:  # of whatever layer cannot work with this size
+        why = str(error).split("\n")[0].rstrip(".")
+        raise UserError(
+            f"decode.crop: {encoder} does not read frames of {crop} pixels ({why}); set "
+            f"{training.side}, or auto"
+        ) from error
+    if positions < SMALLEST_GRID:
+        if crop == training.side:
+            raise UserError(
+                f"encoders.visual: {encoder} gives one feature, and no map of positions"
+            )
+        raise UserError(
+            f"decode.crop: {crop} pixels leave {encoder} a map of {positions}×{positions}, and "
+            f"expected is at least {SMALLEST_GRID}×{SMALLEST_GRID}; set {training.side}, or auto"
+        )
+    if grid and grid > positions:
+        raise UserError(
+            f"extract.grid: expected at most {positions}, the side of the map that {encoder} gives "
+            f"of {crop} pixels, got {grid}"
+        )
+    short_side = short_side or round(crop / training.crop_share)
+    if short_side < crop:
+        raise UserError(
+            f"decode.short_side: expected at least decode.crop ({crop}), got {short_side}; set "
+            f"{round(crop / training.crop_share)}, or auto"
+        )
+    return Frames(short_side, crop, training.interpolation)
+
+
+@torch.inference_mode()
+def map_sides(encoder: VisualEncoder, crop: int) -> tuple[int, int]:
+    """Height and width of the map that an encoder gives of frames of `crop` pixels.
+
+    Raises: whatever its layers raise if they cannot work with this size.
+    """
+    frame = torch.zeros(1, crop, crop, 3, dtype=torch.uint8, device=encoder.mean.device)
+    height, width = encoder(frame).shape[2:]
+    return height, width

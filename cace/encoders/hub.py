@@ -1,0 +1,82 @@
+"""Files of the Hugging Face hub: from its cache on this machine, else downloaded.
+
+Its own library downloads: it resumes, and reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. What is in
+the cache is used as it is, so a run needs no network and gives the same result.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cace.system.errors import UserError
+
+WHEN_NEEDED = "a stage does it when it needs it"
+CONFIGURATION = ("config.json", "preprocessor_config.json")  # of a model, and of what it reads
+
+
+def hub_file(repository: str, names: Sequence[str], setting: str, download: bool = True) -> Path:
+    """The first of these files that the repository has.
+
+    setting: what to set after a download by hand, up to the name of the file's folder.
+    download: else only the cache is read.
+    Raises: UserError that names the file, its address and its place.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def get() -> Path:
+        for name in names:
+            if isinstance(cached := try_to_load_from_cache(repository, name), str):
+                return Path(cached)
+        for name in names if download else ():
+            try:
+                return Path(hf_hub_download(repository, name))
+            except RemoteEntryNotFoundError:
+                continue
+        raise FileNotFoundError("there is no such file" if download else WHEN_NEEDED)
+
+    return _got(get, repository, " or ".join(names), setting)
+
+
+def hub_folder(repository: str, setting: str, download: bool = True) -> Path:
+    """A folder with the repository's configuration, weights and description.
+
+    setting, download, Raises: as of `hub_file`.
+    """
+    from huggingface_hub import snapshot_download
+
+    def get() -> Path:
+        try:
+            folder = Path(snapshot_download(repository, local_files_only=True))
+            if is_complete(folder):
+                return folder
+        except OSError:
+            pass
+        if not download:
+            raise FileNotFoundError(WHEN_NEEDED)
+        for weights in ("model*.safetensors", "pytorch_model*.bin"):
+            wanted = ["*.json", "README.md", weights]
+            folder = Path(snapshot_download(repository, allow_patterns=wanted))
+            if is_complete(folder):
+                return folder
+        raise FileNotFoundError("it lacks some of these files")
+
+    what = f"{', '.join(CONFIGURATION)} and model.safetensors"
+    return _got(get, repository, what, setting)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has a model's configuration and weights."""
+    weights = (*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin"))
+    return bool(weights) and all((folder / name).is_file() for name in CONFIGURATION)
+
+
+def _got(get: Callable[[], Path], repository: str, files: str, setting: str) -> Path:
+    try:
+        return get()
+    except Exception as error:  # of the hub's library, or of the one that it downloads with
+        why = str(error).strip().split("\n")[0].rstrip(".")
+        folder = f"data/weights/{repository.split('/')[-1]}"
+        raise UserError(
+            f"{repository}: not on this machine, and not downloaded ({why}). Get {files} from "
+            f"https://huggingface.co/{repository}, put it into {folder}, and set {setting}{folder}"
+        ) from error

@@ -1,0 +1,35 @@
+"""Encoders of timm and transformers: where what they need is, before they are built."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from cace.encoders import timm_models, transformers_models
+from cace.system.errors import UserError
+
+
+def is_of_library(name: str) -> bool:
+    """Whether an encoder is one of timm or transformers."""
+    return name.startswith((timm_models.PREFIX, transformers_models.PREFIX))
+
+
+def place_of(name: str, weights: str, download: bool = True) -> Path | None:
+    """The file or folder that such an encoder is read from; None if it reads none.
+
+    Raises: UserError if it is not here and `download` is false or fails, or the library is not
+        installed or knows no such network.
+    """
+    library, _, model = name.partition("/")
+    if f"{library}/" == timm_models.PREFIX:
+        with torch.device("meta"):
+            grid = timm_models.build(model)
+        if weights == "pretrained":
+            return timm_models.pretrained_file(grid, model, download)
+        return None if weights == "none" else Path(weights)
+    if not importlib.util.find_spec("transformers"):
+        raise UserError(
+            f"encoders.audio: {name}: needs transformers, which is not installed; run "
+            f"`pip install 'cace[encoders]'`"
+        )
+    return transformers_models.folder_of(model, download)

@@ -1,0 +1,208 @@
+"""An audio encoder of the library transformers: its features over time, as one a second.
+
+AST, CLAP and models like wav2vec 2.0 are of this kind: what reads sound and gives hidden states.
+"""
+
+import contextlib
+import json
+import math
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cace.conventions import SAMPLE_RATE, SEGMENTS
+from cace.encoders.hub import CONFIGURATION, hub_folder
+from cace.paths import WEIGHTS
+from cace.system.errors import UserError
+
+PREFIX = "hf/"  # of their names in the settings
+AST = "audio-spectrogram-transformer"
+AST_PREFIX = 2  # tokens before those of the patches: class and distillation
+AST_HOP_SECONDS = 0.01  # from one frame of its spectrogram to the next
+SLACK_SECONDS = 0.5  # a reader of a clip may leave out so much at its end
+
+
+class Listener(nn.Module):
+    """A network, with what turns sound into its input.
+
+    whole_clips: it reads a clip at once, and each segment's feature depends on the others' sound;
+        else it reads each second alone.
+    """
+
+    settings: Tensor
+
+    def __init__(self, network: nn.Module, extractor: Any) -> None:
+        super().__init__()
+        self.network, self.extractor = network, extractor
+        self.config: Any = network.config
+        self.whole_clips = self._longest_seconds() >= SEGMENTS - SLACK_SECONDS
+        # As a tensor, so that the hash of the encoder changes with them.
+        text = json.dumps(extractor.to_dict(), sort_keys=True, default=str)
+        self.register_buffer("settings", torch.tensor(list(text.encode()), dtype=torch.uint8))
+
+    def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n A"]:
+        """sound: one second each; if it reads whole clips, the seconds of one clip in order."""
+        waves = sound.reshape(1, -1) if self.whole_clips else sound
+        seconds = waves.shape[1] / SAMPLE_RATE
+        steps, step_seconds = self._steps(waves.cpu().numpy(), seconds)
+        return torch.cat([per_segment(some, step_seconds, round(seconds)) for some in steps])
+
+    def _steps(self, waves: np.ndarray, seconds: float) -> tuple[Float[Tensor, "b K A"], float]:
+        """Features over time, and the seconds from one to the next."""
+        rate = self.extractor.sampling_rate
+        resampled = [soxr.resample(wave, SAMPLE_RATE, rate, "HQ") for wave in waves]
+        inputs = self.extractor(resampled, sampling_rate=rate, return_tensors="pt")
+        hidden = self.network(**inputs.to(self.settings.device)).last_hidden_state
+        if self.config.model_type == AST:  # patches, all times of the lowest frequency first
+            stride = self.config.time_stride
+            times = (self.config.max_length - self.config.patch_size) // stride + 1
+            patches = hidden[:, AST_PREFIX:].unflatten(1, (-1, times))
+            return patches.mean(dim=1), stride * AST_HOP_SECONDS
+        if hidden.ndim == 4:  # CLAP: [b, A, frequencies, K]
+            hidden = hidden.mean(dim=2).mT
+        longest = self._longest_seconds()  # shorter sound is filled up
+        return hidden, (seconds if math.isinf(longest) else longest) / hidden.shape[1]
+
+    def _longest_seconds(self) -> float:
+        """Of the sound that it reads at once; infinite if it reads any length."""
+        if self.config.model_type == AST:
+            return self.config.max_length * AST_HOP_SECONDS
+        names = ("max_length_s", "chunk_length")  # of CLAP, and of Whisper
+        given = [getattr(self.extractor, name, None) for name in names]
+        return next((float(length) for length in given if length), math.inf)
+
+
+class Loaded(NamedTuple):
+    """A network, its number of output channels, and the licence of its weights, if it is known."""
+
+    listener: Listener
+    channels: int
+    license: str | None
+
+
+def per_segment(
+    steps: Float[Tensor, "K A"], step_seconds: float, segments: int
+) -> Float[Tensor, "T A"]:
+    """The mean of each second over the steps in it, weighted by how much of them is in it.
+
+    Step k lasts from k to k + 1 times `step_seconds`. After the last step its feature remains.
+    """
+    starts = torch.arange(len(steps), dtype=torch.float64) * step_seconds
+    ends = starts + step_seconds
+    ends[-1:].clamp_(min=segments)
+    second = torch.arange(segments, dtype=torch.float64)[:, None]
+    shares = (ends.clamp(max=second + 1) - starts.clamp(min=second)).clamp(min=0)
+    # In float64, which autocast leaves alone: shares of 1/50 would lose digits in bfloat16.
+    return (shares.to(steps.device) @ steps.double()).float()
+
+
+def build(name: str, weights: str) -> Loaded:
+    """A network of transformers.
+
+    name: OWNER/MODEL of the hub, or a folder below data/weights.
+    weights: pretrained, or none for random numbers.
+    Raises: UserError if it is neither here nor available for download, or is no audio encoder, or a
+        package is missing.
+    """
+    folder = folder_of(name)
+    setting = f"encoders.audio: {PREFIX}"
+    try:
+        with _quiet(_transformers()):
+            listener = _loaded(folder, weights)
+            listener.eval()
+            with torch.inference_mode():
+                channels = listener(torch.zeros(SEGMENTS, SAMPLE_RATE)).shape[1]
+    except ImportError as error:
+        why = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{setting}{name}: needs a package that is not installed ({why}); run "
+            f"`pip install 'cace[encoders]'`, or install that package"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{setting}{name}: {error}") from error
+    except Exception as error:  # of whatever kind: of a model that is not for sound
+        why = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{setting}{name}: not an audio encoder that transformers can load ({why}); choose an "
+            f"AST, a CLAP, or a model like wav2vec 2.0"
+        ) from error
+    return Loaded(listener, channels, _license(folder) if weights == "pretrained" else None)
+
+
+def folder_of(name: str, download: bool = True) -> Path:
+    """The folder with a model's configuration and weights.
+
+    name: as of `build`.
+    Raises: UserError if it is not here and `download` is false or fails, or it lacks something.
+    """
+    setting = f"encoders.audio: {PREFIX}"
+    folder = Path(name)
+    if not folder.is_relative_to(WEIGHTS):
+        return hub_folder(name, setting, download)
+    if lacks := [file for file in CONFIGURATION if not (folder / file).is_file()]:
+        raise UserError(
+            f"{setting}{name}: has no {' and no '.join(lacks)}; put there what `save_pretrained` "
+            f"of the model and of its feature extractor write"
+        )
+    return folder
+
+
+def _loaded(folder: Path, weights: str) -> Listener:
+    transformers = _transformers()
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **where)
+    if not hasattr(extractor, "sampling_rate"):
+        raise ValueError("it reads no sound")
+    if weights == "none":
+        config = transformers.AutoConfig.from_pretrained(folder, **where)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = transformers.AutoModel.from_config(config)
+    else:
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **where
+        )
+        if missing := sorted(loading["missing_keys"]):
+            raise UserError(f"its weights do not fit the network; missing: {missing[:3]}")
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    return Listener(getattr(model, "audio_model", model), extractor)  # CLAP reads text too
+
+
+def _transformers() -> types.ModuleType:
+    import transformers
+
+    return transformers
+
+
+@contextlib.contextmanager
+def _quiet(transformers: types.ModuleType) -> Iterator[None]:
+    """Without bars and reports of loading: what is wrong is raised."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _license(folder: Path) -> str | None:
+    from huggingface_hub import metadata_load
+
+    readme = folder / "README.md"
+    found = metadata_load(readme) if readme.is_file() else None
+    return (found or {}).get("license")

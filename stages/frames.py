@@ -1,0 +1,35 @@
+"""DVC stage: work out the size of the frames that the visual encoder reads.
+
+It is separate so that another encoder that reads the same frames does not decode again. It also
+fetches pretrained encoders of libraries, so that a failure shows here and not after hours of work.
+"""
+
+import json
+
+from cace.encoders.frames import frames_for
+from cace.encoders.libraries import is_of_library, place_of
+from cace.media.store import save_frames
+from cace.paths import FRAMES
+from cace.settings import load_params
+from cace.system.errors import run
+
+
+def main() -> None:
+    """Writes the size, or that this source has no frames."""
+    params = load_params()
+    decode, encoders, extract = params.decode, params.encoders, params.extract
+    frames = None
+    if decode is not None and encoders is not None and extract is not None:
+        frames = frames_for(encoders.visual, decode.short_side, decode.crop, extract.grid)
+        for name, weights in (
+            (encoders.visual, encoders.visual_weights),
+            (encoders.audio, encoders.audio_weights),
+        ):
+            if is_of_library(name):
+                place_of(name, weights)
+        print(f"frames: {json.dumps(frames._asdict())}")
+    save_frames(FRAMES, frames)
+
+
+if __name__ == "__main__":
+    run(main)
