@@ -16,6 +16,7 @@ from torch import Tensor
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.data.annotations import Annotations, segment_labels
 from cace.encoders.audio import AudioEncoder
+from cace.encoders.folding import fold_norms
 from cace.encoders.visual import VisualEncoder
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
 from cace.features.store import MAKE_AGAIN, create_store
@@ -44,20 +45,25 @@ def encode(
     precision: str,
     device: torch.device,
     engine: str,
+    fold: bool = False,
     work_name: str = "extract",
     stage: str = "",
 ) -> None:
     """Writes a feature store of all clips; an interrupted run resumes.
 
     cards: of the two encoders, for the store's provenance.
+    fold: whether the encoders are folded, which changes them; see `fold_encoders`.
     work_name, stage: of the folder for half-done work; see `scratch`.
     """
     provenance = Provenance(
         cards,
-        {**clips.settings, "precision": precision},
+        # A store has always been without `fold` if the encoders are as they are.
+        {**clips.settings, "precision": precision, **({"fold": True} if fold else {})},
         clips.fingerprint(),
         count_per_split(row for row in annotations.rows if not clips.usable(row.id)),
     ).as_json()
+    if fold:
+        fold_encoders(visual, audio, clips.frame_shape)
     # The batch size changes the last digits of a feature; the engine changes nothing.
     with scratch(work_name, provenance, batch_size, stage=stage) as work:
         extract_features(
@@ -160,6 +166,16 @@ def extract_features(
             f"{listed(failures)}\nIf a file in {clips.folder} is damaged, run "
             f"`dvc repro -f decode`. Otherwise run the same command again: it tries only these"
         )
+
+
+def fold_encoders(visual: VisualEncoder, audio: AudioEncoder, frame_shape: tuple[int, ...]) -> None:
+    """Folds batch normalisation into the convolutions of both encoders; see `fold_norms`.
+
+    frame_shape: height, width and channels.
+    """
+    some = torch.Generator().manual_seed(0)
+    fold_norms(visual, torch.randint(256, (1, *frame_shape), dtype=torch.uint8, generator=some))
+    fold_norms(audio, torch.rand((1, SAMPLE_RATE), generator=some) - 0.5)
 
 
 class Decoded(NamedTuple):

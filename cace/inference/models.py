@@ -15,7 +15,7 @@ from cace.encoders.checkpoint import load_encoder
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
-from cace.extraction.encode import Encoding
+from cace.extraction.encode import Encoding, fold_encoders
 from cace.inference.localize import EventLocalizer
 from cace.inference.model_file import is_model_file, open_model_file
 from cace.inference.timeline import Training
@@ -92,6 +92,9 @@ def load(
         *(json.dumps(some, sort_keys=True) for some in (model.frames, [localizer, settings])),
     ]
     count_of = f"{len(model.files)} localizer{'s' * (len(model.files) > 1)}"
+    if model.frames.get("fold"):
+        crop = model.frames["crop"]
+        fold_encoders(model.visual, model.audio, (crop, crop, 3))
     precision = model.frames["precision"]
     return EventLocalizer(
         [one.localizer.to(device) for one in model.read],

@@ -163,7 +163,8 @@ class ExtractParams(Section):
     """How features are computed."""
 
     batch_size: Count
-    precision: Precision
+    precision: Literal["auto", Precision]  # auto: bfloat16 where the device computes in it
+    fold: bool = False  # batch normalisation becomes part of the convolutions
 
 
 class GuidanceParams(Section):

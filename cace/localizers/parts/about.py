@@ -50,6 +50,7 @@ class Frames(FramesParams):
     model_config = ConfigDict(extra="allow")
 
     precision: Precision
+    fold: bool = False
 
 
 class Card(Section):
