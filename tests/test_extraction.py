@@ -195,7 +195,7 @@ def test_auto_is_bfloat16_only_where_the_device_computes_in_it(monkeypatch, has,
 def test_an_imitated_bfloat16_is_said_to_be_slow(monkeypatch, capsys):
     monkeypatch.setattr(device, "has_bfloat16", lambda _: False)
     assert device.precision_on(torch.device("cpu"), "bfloat16") == "bfloat16"
-    assert "many times slower than float32: set precision to" in capsys.readouterr().out
+    assert "many times slower than float32. With extract.prec" in capsys.readouterr().out
 
 
 def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_clips(

@@ -21,7 +21,7 @@ from cace.inference.model_file import is_model_file, open_model_file
 from cace.inference.timeline import Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.checkpoints import Checkpoint
-from cace.system.device import choose_device
+from cace.system.device import choose_device, precision_on
 from cace.system.errors import UserError
 from cace.system.files import expect_file, sha256
 from cace.system.torch_files import read_torch_file
@@ -95,7 +95,7 @@ def load(
     if model.frames.get("fold"):
         crop = model.frames["crop"]
         fold_encoders(model.visual, model.audio, (crop, crop, 3))
-    precision = model.frames["precision"]
+    precision = precision_on(device, model.frames["precision"])
     return EventLocalizer(
         [one.localizer.to(device) for one in model.read],
         Encoding(model.visual, model.audio, ENCODED_FRAMES, precision).to(device),

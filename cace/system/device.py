@@ -41,8 +41,8 @@ def precision_on(
     """The precision that a setting means on this device; auto: bfloat16 if it has that."""
     if wanted == "bfloat16" and not has_bfloat16(device):
         print(
-            "This processor only imitates bfloat16, which is many times slower than float32: set "
-            "precision to float32 or auto",
+            "This processor only imitates bfloat16, which is many times slower than float32. With "
+            "extract.precision: auto, features are computed in what the processor has",
             flush=True,
         )
     if wanted == "auto":
