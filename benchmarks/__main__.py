@@ -12,7 +12,9 @@ import pandas as pd
 
 from benchmarks.measuring import parser, read_results
 
-IN_ORDER = ("training", "methods", "decode", "extract", "startup", "costs")
+IN_ORDER = (
+    *("training", "methods", "folder", "decode", "encoders", "extract", "startup", "costs"),
+)
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from benchmarks.measuring import (
     Report,
     alone,
     cpu_seconds,
-    has_bfloat16,
     parser,
     peak_megabytes,
     render,
@@ -48,7 +47,7 @@ from cace.finetuning.processes import Team
 from cace.media.pool import decode_clips, media_files
 from cace.media.store import ClipStore
 from cace.settings import Params, changed, load_params
-from cace.system.device import choose_device
+from cace.system.device import choose_device, has_bfloat16
 from cace.system.files import write_json
 from cace.system.workers import workers
 from cace.training.runs import Job, train_one
@@ -218,7 +217,7 @@ def main() -> None:
         print(json.dumps(part(Path(folder), *rest)))
         return
     report = Report("costs", __doc__)
-    precisions = ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
+    precisions = ["float32", "bfloat16"] if has_bfloat16(choose_device()) else ["float32"]
     if len(precisions) == 1:
         report.progress("this processor has no bfloat16: it is left out")
     with tempfile.TemporaryDirectory() as temporary:

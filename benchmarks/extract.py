@@ -17,7 +17,6 @@ import torch
 from benchmarks.measuring import (
     Report,
     alone,
-    has_bfloat16,
     in_turns,
     parser,
     peak_megabytes,
@@ -31,7 +30,7 @@ from cace.encoders.visual import visual_encoder
 from cace.extraction.encode import extract_features
 from cace.media.pool import MediaFile, decode_clips, media_files
 from cace.media.store import ClipStore
-from cace.system.device import choose_device
+from cace.system.device import choose_device, has_bfloat16
 from cace.system.workers import workers
 
 BATCH = 40  # frames
@@ -145,7 +144,7 @@ def main():
             "the stage": lambda: timed(work.complete, options.clips),
             "the encoders": lambda: timed(lambda: work.bare(tensors), options.clips),
         }
-        if has_bfloat16():
+        if has_bfloat16(work.device):
             report_bfloat16(report, work)
             jobs["the encoders in bfloat16"] = lambda: timed(
                 lambda: work.bare(tensors, "bfloat16"), options.clips

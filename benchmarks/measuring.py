@@ -224,31 +224,22 @@ def children_seconds(work: Callable[[], Any]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def has_bfloat16() -> bool:
-    """Whether the GPU, or else the processor, computes in bfloat16; others only imitate it."""
+def about() -> dict[str, Any]:
+    """Processor, its cores, whether the device has bfloat16, and versions."""
     import torch
 
-    return torch.cuda.is_available() or bool(_of_processor("flags", "avx512_bf16", "amx_bf16"))
+    from cace.system.device import has_bfloat16
 
-
-def _of_processor(field: str, *wanted: str) -> list[str]:
-    """The words of a field of /proc/cpuinfo, or those that are wanted; none if there is no such."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    words = next((line.split(":", 1)[1].split() for line in lines if line.startswith(field)), [])
-    return [word for word in words if word in wanted] if wanted else words
-
-
-def about() -> dict[str, Any]:
-    """Processor, its cores, its bfloat16, and versions."""
-    import torch
-
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.is_available()
     return {
-        "processor": " ".join(_of_processor("model name")) or platform.processor(),
+        "processor": named[0] if named else platform.processor(),
         "cores": os.cpu_count(),
-        "bfloat16": _of_processor("flags", "avx512_bf16", "amx_bf16"),
+        "bfloat16": has_bfloat16(torch.device("cuda" if gpu else "cpu")),
         "load": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if gpu else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Report, answer_steps, has_bfloat16, parser, steps_in_turns
+from benchmarks.measuring import Report, answer_steps, parser, steps_in_turns
 
 BATCH = 64
 GRID, VISUAL, AUDIO, CATEGORIES = (7, 7), 512, 128, 28
@@ -134,10 +134,16 @@ def main() -> None:
     """Prints all figures."""
     import torch
 
+    from cace.system.device import has_bfloat16
+
     options = parser(__doc__).parse_args()
     report = Report("training", __doc__)
     step = f"a batch of {BATCH}, forward and backward"
-    ways = WAYS if has_bfloat16() else [way for way in WAYS if "bfloat16" not in way]
+    ways = (
+        WAYS
+        if has_bfloat16(torch.device("cpu"))
+        else [way for way in WAYS if "bfloat16" not in way]
+    )
     if ways != WAYS:
         report.progress("this processor has no bfloat16: it is left out")
     with tempfile.TemporaryDirectory() as folder:

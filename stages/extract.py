@@ -12,7 +12,7 @@ from cace.extraction.provenance import EncoderCards
 from cace.media.store import ClipStore
 from cace.paths import CLIPS, FEATURES, MEDIA, VISUAL_ENCODER
 from cace.settings import load_params
-from cace.system.device import choose_device
+from cace.system.device import choose_device, precision_on
 from cace.system.errors import run
 
 
@@ -23,6 +23,7 @@ def main() -> None:
     if encoders is None or settings is None:
         cards = convert(MEDIA, CLIPS, FEATURES)
     else:
+        device = choose_device()
         visual = load_encoder(VISUAL_ENCODER, encoders.visual)
         clips, annotations = ClipStore(CLIPS), load_annotations(CLIPS / "annotations.json")
         audio = audio_encoder(encoders.audio, encoders.audio_weights)
@@ -34,8 +35,8 @@ def main() -> None:
             audio,
             cards,
             FEATURES,
-            **settings.model_dump(),
-            device=choose_device(),
+            **settings.model_dump() | {"precision": precision_on(device, settings.precision)},
+            device=device,
             engine=params.compute.engine,
         )
     print(f"extract: {json.dumps(cards.as_json())}")

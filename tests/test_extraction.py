@@ -18,6 +18,7 @@ from cace.extraction.encode import Decoded, Encoding, _read_ahead, encode, extra
 from cace.extraction.provenance import EncoderCards
 from cace.features.store import FeatureStore, create_store
 from cace.media.store import ClipStore
+from cace.system import device
 from cace.system.errors import UserError
 from tests.workspaces import make_workspace, work_of
 
@@ -78,7 +79,7 @@ def extract(path, clips=None, **changes):
     return FeatureStore(path)
 
 
-def encoded(folder, clips=None, engine="local"):
+def encoded(folder, clips=None, engine="local", **options):
     """The store that `encode` writes, with its provenance."""
     visual, audio = level_encoders()
     encode(
@@ -93,6 +94,7 @@ def encoded(folder, clips=None, engine="local"):
         grid=None,
         device=torch.device("cpu"),
         engine=engine,
+        **options,
     )
     return FeatureStore(folder / "features.h5")
 
@@ -179,6 +181,41 @@ def test_the_provenance_names_encoders_settings_and_clips(workspace):
         "clips_sha256": "of-numbers",
         "left_out": {"train": 1, "val": 0, "test": 0},
     }
+
+
+def test_the_provenance_names_folding_only_where_it_is_used(workspace):
+    assert encoded(workspace, fold=True).provenance["settings"]["fold"] is True
+
+
+def test_work_of_another_arithmetic_is_not_continued(workspace, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    done = []
+    with monkeypatch.context() as patch:
+        patch.setattr("cace.extraction.encode.publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            encoded(workspace)
+    encode_one = Encoding.encode
+    monkeypatch.setattr(
+        Encoding,
+        "encode",
+        lambda self, clip, on: done.append(clip.id) or encode_one(self, clip, on),
+    )
+    encoded(workspace, fold=True)
+    assert {"a", "b"} < set(done)
+
+
+@pytest.mark.parametrize(("has", "resolved"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_only_where_the_device_computes_in_it(monkeypatch, has, resolved):
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: has)
+    assert device.precision_on(torch.device("cpu"), "auto") == resolved
+
+
+def test_an_imitated_bfloat16_is_said_to_be_slow(monkeypatch, capsys):
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: False)
+    assert device.precision_on(torch.device("cpu"), "bfloat16") == "bfloat16"
+    assert "many times slower than float32. With extract.prec" in capsys.readouterr().out
 
 
 def test_half_done_work_is_found_again_whatever_the_engine_and_not_for_other_clips(

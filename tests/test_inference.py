@@ -238,6 +238,22 @@ def test_a_model_of_one_modality_reads_only_that_one(model, tmp_path, silenced, 
     assert any(text.startswith(remark) for text in found.remarks)
 
 
+def test_a_model_of_folded_encoders_folds_them_too(model, tmp_path):
+    clip = video(tmp_path / "a.mp4", 2)
+    name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
+    frames = {**about["frames"], "fold": True}
+    checkpoints.save(tmp_path / "a.pt", name, localizer, {**about, "frames": frames})
+    plain, folded = (cace.load(path) for path in (model / "seed-0/best.pt", tmp_path / "a.pt"))
+    norms = [
+        [m for m in one.encoding.visual_encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for one in (plain, folded)
+    ]
+    assert [len(some) for some in norms] == [49, 0]
+    expected, found = (one.localize(clip).decision.relevance for one in (plain, folded))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert plain.identity != folded.identity
+
+
 def test_seeds_of_different_modalities_are_not_averaged(model, tmp_path):
     for seed, silenced in ((0, None), (1, "audio")):
         name, localizer, about = checkpoints.read(model / f"seed-{seed}/best.pt")

@@ -60,8 +60,8 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280 H W"]:
         """images: normalised to mean 0.5 and deviation 0.5."""
-        x = F.relu6(self.bn1(self.conv_stem(images)))
-        return F.relu6(self.bn2(self.conv_head(self.blocks(x))))
+        x = _relu6(self.bn1(self.conv_stem(images)))
+        return _relu6(self.bn2(self.conv_head(self.blocks(x))))
 
 
 class SameConv2d(nn.Conv2d):
@@ -98,7 +98,7 @@ class SeparableBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o H W"]:
         """Without a residual: the number of channels changes."""
-        return self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)))))
+        return self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x)))))
 
 
 class InvertedResidual(nn.Module):
@@ -117,10 +117,15 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o H W"]:
         """The input is added where the shapes agree."""
-        y = F.relu6(self.bn1(self.conv_pw(x)))
-        y = F.relu6(self.bn2(self.conv_dw(y)))
+        y = _relu6(self.bn1(self.conv_pw(x)))
+        y = _relu6(self.bn2(self.conv_dw(y)))
         y = self.bn3(self.conv_pwl(y))
         return x + y if self.residual else y
+
+
+def _relu6(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """In place: at test time, writing a new tensor took a seventh of the time on a CPU."""
+    return F.relu6(x, inplace=True)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -17,6 +17,7 @@ from torch import Tensor
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.data.annotations import Annotations, clip_tags, segment_labels
 from cace.encoders.audio import AudioEncoder
+from cace.encoders.folding import fold_norms
 from cace.encoders.visual import VisualEncoder
 from cace.extraction.provenance import EncoderCards, Provenance, count_per_split
 from cace.features.store import MAKE_AGAIN, create_store
@@ -46,6 +47,7 @@ def encode(
     grid: int | None,
     device: torch.device,
     engine: str,
+    fold: bool = False,
     work_name: str = "extract",
     stage: str = "",
 ) -> None:
@@ -53,14 +55,17 @@ def encode(
 
     cards: of the two encoders, for the store's provenance.
     grid: positions on a side, to which maps are pooled; None: not pooled.
+    fold: whether the encoders are folded, which changes them; see `fold_encoders`.
     work_name, stage: of the folder for half-done work; see `scratch`.
     """
     provenance = Provenance(
         cards,
-        {**clips.settings, "precision": precision, "grid": grid},
+        {**clips.settings, "precision": precision, "grid": grid, "fold": fold},
         clips.fingerprint(),
         count_per_split(row for row in annotations.rows if not clips.usable(row.id)),
     ).as_json()
+    if fold:
+        fold_encoders(visual, audio, clips.frame_shape)
     # The batch size changes the last digits of a feature; the engine changes nothing.
     with scratch(work_name, provenance, batch_size, stage=stage) as work:
         extract_features(
@@ -166,6 +171,16 @@ def extract_features(
             f"{listed(failures)}\nIf a file in {clips.folder} is damaged, run "
             f"`dvc repro -f decode`. Otherwise run the same command again: it tries only these"
         )
+
+
+def fold_encoders(visual: VisualEncoder, audio: AudioEncoder, frame_shape: tuple[int, ...]) -> None:
+    """Folds batch normalisation into the convolutions of both encoders; see `fold_norms`.
+
+    frame_shape: height, width and channels.
+    """
+    some = torch.Generator().manual_seed(0)
+    fold_norms(visual, torch.randint(256, (1, *frame_shape), dtype=torch.uint8, generator=some))
+    fold_norms(audio, torch.rand((1, SAMPLE_RATE), generator=some) - 0.5)
 
 
 class Decoded(NamedTuple):

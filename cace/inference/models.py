@@ -16,13 +16,13 @@ from cace.encoders.frames import map_sides
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
-from cace.extraction.encode import Encoding
+from cace.extraction.encode import Encoding, fold_encoders
 from cace.inference.localize import EventLocalizer
 from cace.inference.model_file import is_model_file, open_model_file
 from cace.inference.timeline import Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.checkpoints import Checkpoint
-from cace.system.device import choose_device
+from cace.system.device import choose_device, precision_on
 from cace.system.errors import UserError
 from cace.system.files import expect_file, sha256
 from cace.system.torch_files import read_torch_file
@@ -103,7 +103,10 @@ def load(
         *(json.dumps(some, sort_keys=True) for some in (model.frames, [localizer, settings])),
     ]
     count_of = f"{len(model.files)} localizer{'s' * (len(model.files) > 1)}"
-    precision = model.frames["precision"]
+    if model.frames.get("fold"):
+        crop = model.frames["crop"]
+        fold_encoders(model.visual, model.audio, (crop, crop, 3))
+    precision = precision_on(device, model.frames["precision"])
     return EventLocalizer(
         [one.localizer.to(device) for one in model.read],
         Encoding(model.visual, model.audio, ENCODED_FRAMES, precision, model.frames.get("grid")).to(

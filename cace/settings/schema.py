@@ -218,10 +218,11 @@ class ExtractParams(Section):
     """How features are computed."""
 
     batch_size: Count
-    precision: Precision
+    precision: Literal["auto", Precision]  # auto: bfloat16 where the device computes in it
     grid: Annotated[int, Field(ge=2, le=64)] | None = (
         None  # positions on a side, pooled to; None: all
     )
+    fold: bool = False  # batch normalisation becomes part of the convolutions
 
 
 class GuidanceParams(Section):

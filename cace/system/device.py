@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,6 +24,30 @@ def choose_device() -> torch.device:
     torch.set_num_threads(max(1, workers() // processes))
     keep_freed_memory()
     return torch.device("cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; others imitate it, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    return any(flag in text.split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def precision_on(
+    device: torch.device, wanted: Literal["auto", "float32", "bfloat16"]
+) -> Literal["float32", "bfloat16"]:
+    """The precision that a setting means on this device; auto: bfloat16 if it has that."""
+    if wanted == "bfloat16" and not has_bfloat16(device):
+        print(
+            "This processor only imitates bfloat16, which is many times slower than float32. With "
+            "extract.precision: auto, features are computed in what the processor has",
+            flush=True,
+        )
+    if wanted == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    return wanted
 
 
 def keep_freed_memory() -> None:

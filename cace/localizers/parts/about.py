@@ -52,6 +52,7 @@ class Frames(FramesParams):
 
     precision: Precision
     grid: Count | None = None  # positions on a side, to which maps were pooled
+    fold: bool = False
 
 
 class Card(Section):
