@@ -21,13 +21,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from benchmarks.measuring import Report, parser
 from cace.conventions import SEGMENTS
-from cace.data.annotations import Annotations, Row, segment_labels
+from cace.data.annotations import Annotations, Row, clip_tags, segment_labels
 from cace.features.batches import Batch
 from cace.features.store import FeatureStore, create_store
 from cace.localizers.parts.checkpoints import build
 from cace.localizers.parts.protocol import Localizer, Sizes
 from cace.system.device import keep_freed_memory
-from cace.training.loop import CLIPS_AT_ONCE, Schedule, fit
+from cace.training.loop import Schedule, fit
 
 SIDE, VISUAL, AUDIO, CATEGORIES = 7, 1280, 128, 12
 WIDTH = 512
@@ -88,11 +88,13 @@ def write_features(path: Path, side: int) -> None:
         rows.append(row)
         clips.append((adaptive_avg_pool2d(maps, side).permute(0, 2, 3, 1), audio.clip(min=0)))
     categories = tuple(f"category {k}" for k in range(CATEGORIES))
+    labels = segment_labels(Annotations(categories, tuple(rows)))
     create_store(
         path,
         ids=[row.id for row in rows],
         splits=names,
-        labels=segment_labels(Annotations(categories, tuple(rows))),
+        labels=labels,
+        tags=clip_tags(labels, len(categories)),
         categories=categories,
         visual_shape=(SEGMENTS, side, side, VISUAL),
         audio_shape=(SEGMENTS, AUDIO),
@@ -118,10 +120,11 @@ def measure_steps(report: Report, rounds: int | None) -> None:
         sizes = Sizes(VISUAL, AUDIO, CATEGORIES, way.side**2)
         localizers[way] = build("cace_net", sizes, width=WIDTH // way.narrower).train()
         localizers[way].start_epoch(1.0)
-        visual = torch.rand(CLIPS_AT_ONCE, SEGMENTS, way.side, way.side, VISUAL)
-        audio = torch.rand(CLIPS_AT_ONCE, SEGMENTS, AUDIO)
-        labels = torch.randint(CATEGORIES + 1, (CLIPS_AT_ONCE, SEGMENTS))
-        batches[way] = Batch(visual, audio, labels, CLIPS_AT_ONCE, CLIPS_AT_ONCE)
+        clips = localizers[way].clips_at_once
+        visual = torch.rand(clips, SEGMENTS, way.side, way.side, VISUAL)
+        audio = torch.rand(clips, SEGMENTS, AUDIO)
+        labels = torch.randint(CATEGORIES + 1, (clips, SEGMENTS))
+        batches[way] = Batch(visual, audio, labels, clips, clips)
         step(localizers[way], batches[way])  # warm
     fastest: dict[Way, float] = {}
     for _ in report.rounds(rounds, share=1 / 3):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cace.conventions import SEGMENTS
 from cace.extraction.encode import Encoding
-from cace.inference.models import ENCODED_FRAMES, encoders_of, lacks
+from cace.inference.models import encoders_of, encoding_of, lacks
 from cace.inference.segments import VideoSegments, encode_segments
 from cace.inference.timeline import SOURCES, Training
 from cace.matching import checkpoints
@@ -197,7 +197,7 @@ def load_matcher(path: Path | str, encoder: Path | str | None = None) -> VideoMa
     title = f"{first.title}, a reconstruction" if first.reconstruction else first.title
     return VideoMatcher(
         [one.matcher.to(device) for one in read],
-        Encoding(visual, audio, ENCODED_FRAMES, frames["precision"], frames.get("grid")).to(device),
+        encoding_of(visual, audio, frames, device),
         frames,
         device,
         f"{path}: {len(files)} matcher{'s' * (len(files) > 1)} ({title}), trained on "

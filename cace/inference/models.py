@@ -103,15 +103,9 @@ def load(
         *(json.dumps(some, sort_keys=True) for some in (model.frames, [localizer, settings])),
     ]
     count_of = f"{len(model.files)} localizer{'s' * (len(model.files) > 1)}"
-    if model.frames.get("fold"):
-        crop = model.frames["crop"]
-        fold_encoders(model.visual, model.audio, (crop, crop, 3))
-    precision = precision_on(device, model.frames["precision"])
     return EventLocalizer(
         [one.localizer.to(device) for one in model.read],
-        Encoding(model.visual, model.audio, ENCODED_FRAMES, precision, model.frames.get("grid")).to(
-            device
-        ),
+        encoding_of(model.visual, model.audio, model.frames, device),
         tuple(model.about.get("categories", AVE_CATEGORIES)),
         model.frames,
         device,
@@ -120,6 +114,16 @@ def load(
         model.about.get("silenced"),
         hashlib.sha256("".join(identity).encode()).hexdigest(),
     )
+
+
+def encoding_of(
+    visual: VisualEncoder, audio: AudioEncoder, frames: dict[str, Any], device: torch.device
+) -> Encoding:
+    """How a model's features were computed; the encoders are changed if they were folded."""
+    if frames.get("fold"):
+        fold_encoders(visual, audio, (frames["crop"], frames["crop"], 3))
+    precision = precision_on(device, frames["precision"])
+    return Encoding(visual, audio, ENCODED_FRAMES, precision, frames.get("grid")).to(device)
 
 
 def read_model(
