@@ -220,8 +220,9 @@ def test_the_scores_of_a_cell_follow_from_its_table_of_windows(store, top):
 
 
 def test_a2v_gives_the_sound_and_v2a_the_picture(seen_and_heard, top):
-    store = seen_and_heard
-    folder, _ = cell(store, seeds=(0,))
+    store, untrained = seen_and_heard, Schedule(epochs=1, batch_size=9999, learning_rate=1e-9)
+    run.run_cell("distance", store.path, Path("media"), "mini", untrained, (0,))
+    folder = paths.MATCHERS / "distance"
     windows = pd.read_csv(folder / "windows.csv")
     test = partial_events(store.labels != store.background, store.rows("test"))
     read = read_clips(store, test.rows, CPU, "test")
