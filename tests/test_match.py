@@ -103,6 +103,12 @@ def test_windows_are_ranked_and_equal_ones_are_in_the_order_of_time():
     assert [(w.start, w.end) for w in windows] == [(1, 3), (3, 5), (0, 2), (2, 4)]
 
 
+def test_many_equal_windows_are_in_the_order_of_time():
+    fits = np.tile(np.array([0.5, 0.25], np.float32), 100)
+    windows = a_match(fits=fits, seconds=201.0).windows
+    assert [w.start for w in windows[:100]] == [*range(0, 200, 2)]
+
+
 def test_the_sentence_names_the_best_window_and_the_place_of_the_same_seconds():
     assert a_match().sentence == (
         "sound 2-4 s: the picture that fits best is 1-3 s; that of the same seconds is number 4 "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -224,6 +225,20 @@ def test_the_scores_of_a_cell_follow_from_its_table_of_windows(store, top):
     ]  # fmt: skip
     right = [[line[1] == line[column] for line in lines[1:]] for column in (5, 6)]
     assert scores["v2a"]["exact"]["mean"] == pytest.approx(np.mean(right))
+
+
+def test_a2v_gives_the_sound_and_v2a_the_picture(seen_and_heard, top):
+    store, untrained = seen_and_heard, Schedule(epochs=1, batch_size=9999, learning_rate=1e-9)
+    run.run_cell("distance", store.path, Path("media"), "mini", untrained, (0,))
+    folder = paths.MATCHERS / "distance"
+    windows = pd.read_csv(folder / "windows.csv")
+    test = partial_events(store.labels != store.background, store.rows("test"))
+    read = read_clips(store, test.rows, CPU, "test")
+    matcher = checkpoints.read(folder / "seed-0.pt").matcher
+    by_sound, by_picture = (choose(matcher, read, test, m).tolist() for m in ("audio", "visual"))
+    assert by_sound != by_picture
+    assert windows["a2v_seed_0"].tolist() == by_sound
+    assert windows["v2a_seed_0"].tolist() == by_picture
 
 
 def test_a_seed_gives_the_same_bytes_again_and_another_one_others(store, top):
