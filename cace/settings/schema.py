@@ -217,9 +217,7 @@ class ExtractParams(Section):
 
     batch_size: Count
     precision: Precision
-    grid: Annotated[int, Field(ge=2, le=64)] | None = (
-        None  # positions on a side, pooled to; None: all
-    )
+    grid: Annotated[int, Field(ge=2, le=64)] | None = None  # positions on a side; None: all
 
 
 class GuidanceParams(Section):
