@@ -177,13 +177,13 @@ def test_the_provenance_names_encoders_settings_and_clips(workspace):
             "visual": visual,
             "audio": {"name": "level", "weights": "none", "sha256": empty},
         },
-        "settings": {"crop": 8, "fps": 4, "precision": "float32", "grid": None},
+        "settings": {"crop": 8, "fps": 4, "precision": "float32", "grid": None, "fold": False},
         "clips_sha256": "of-numbers",
         "left_out": {"train": 1, "val": 0, "test": 0},
     }
 
 
-def test_the_provenance_names_folding_only_where_it_is_used(workspace):
+def test_the_provenance_tells_folded_features_from_others(workspace):
     assert encoded(workspace, fold=True).provenance["settings"]["fold"] is True
 
 

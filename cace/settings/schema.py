@@ -219,9 +219,7 @@ class ExtractParams(Section):
 
     batch_size: Count
     precision: Literal["auto", Precision]  # auto: bfloat16 where the device computes in it
-    grid: Annotated[int, Field(ge=2, le=64)] | None = (
-        None  # positions on a side, pooled to; None: all
-    )
+    grid: Annotated[int, Field(ge=2, le=64)] | None = None  # positions on a side; None: all
     fold: bool = False  # batch normalisation becomes part of the convolutions
 
 
