@@ -70,12 +70,14 @@ class Report:
         theirs: float | None = None,
         bar: str | None = None,
     ) -> None:
-        """Prints and keeps one figure, or its value after another round.
+        """Prints and keeps one figure, or its new value after another round.
 
         theirs: what ours is compared with; bar: the goal, in words.
         """
         ratio = None if theirs is None else ours / theirs
         values = {"ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "bar": bar}
+        if self.figures.get(what) == {"what": what, **values}:
+            return
         self.figures[what] = {"what": what, **values}
         compared = "" if theirs is None else f", compared with {theirs:.3g}: ratio {ratio:.3g}"
         goal = f" (goal: {bar})" if bar else ""
@@ -146,7 +148,7 @@ def in_turns(
 def steps_in_turns(
     module: str, ways: list[tuple[str, ...]], store: Path, rounds: Iterator[int], report: Report
 ) -> Iterator[dict[tuple[str, ...], dict[str, float]]]:
-    """The fastest step of each way and the peak of its memory, after each round; they take turns.
+    """The fastest step of each way and the peak of its memory, after each step; they take turns.
 
     Each way is a process of the module, which makes a step for each line that it reads, and prints
     `seconds` and `peak` as JSON.
@@ -173,7 +175,7 @@ def steps_in_turns(
                 once = json.loads(process.stdout.readline())
                 best = min(once["seconds"], found.get(way, once)["seconds"])
                 found[way] = {"seconds": best, "peak": once["peak"]}
-            yield found
+                yield found
 
 
 def answer_steps(step: Callable[[], Any]) -> Any:

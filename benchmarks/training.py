@@ -152,7 +152,7 @@ def main() -> None:
         rounds = report.rounds(options.rounds)
         for found in steps_in_turns("benchmarks.training", ways, store, rounds, report):
             for what, ours, theirs, goal in COMPARED:
-                if ours in found:
+                if ours in found and theirs in found:
                     seconds = found[ours]["seconds"], found[theirs]["seconds"]
                     report.add(f"{step}: {what}", "CPU s", *seconds, goal)
             for precision in PRECISIONS:

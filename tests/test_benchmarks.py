@@ -56,6 +56,12 @@ def test_a_figure_of_another_round_replaces_that_of_the_first(report):
     assert figure["ours"] == 2.0
 
 
+def test_a_figure_that_did_not_change_is_printed_once(report, capsys):
+    for value in (3.0, 3.0, 2.0):
+        report.add("a step", "CPU s", value)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_results_of_other_benchmarks_stay(report):
     report.results.write_text(json.dumps({"other": {"figures": []}, "some": {"figures": ["old"]}}))
     report.add("a step", "CPU s", 1.0)
