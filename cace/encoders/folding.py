@@ -1,4 +1,4 @@
-"""Batch normalisation as part of the convolution before it, which makes encoding faster."""
+"""Makes batch normalisation part of the convolution before it: encoding is faster."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ TOLERANCE = 1e-4  # of the largest output; float32 gives differences of about 1e
 def fold_norms(network: nn.Module, example: Tensor) -> int:
     """Folds each batch normalisation into the convolution that it directly follows, in place.
 
-    At test time it multiplies and shifts each channel by constants, which a convolution can do as
-    well. Features change only in the last digits of float32. The network cannot be trained further.
+    At test time, batch normalisation multiplies and shifts each channel by constants. A convolution
+    can do that as well. Features change only in the last digits of float32. The network cannot be
+    trained further.
 
     example: an input; a run on it shows which layer follows which.
     Returns: how many were folded.
@@ -22,7 +23,7 @@ def fold_norms(network: nn.Module, example: Tensor) -> int:
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", section 3.2.
     """
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # kept, so that their ids stay theirs
+    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # kept: ids of freed ones recur
     pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def note(conv: nn.Module, _: object, output: Tensor) -> None:
@@ -34,7 +35,7 @@ def fold_norms(network: nn.Module, example: Tensor) -> int:
 
     names = {module: name for name, module in network.named_modules()}
     hooks = [m.register_forward_hook(note) for m in names if isinstance(m, nn.Conv2d)]
-    # Not of subclasses, which may do more than to normalise.
+    # Not of subclasses, which may do more than normalise.
     hooks += [m.register_forward_pre_hook(match) for m in names if type(m) is nn.BatchNorm2d]
     before = network(example)
     for hook in hooks:
@@ -42,7 +43,7 @@ def fold_norms(network: nn.Module, example: Tensor) -> int:
     for conv, norm in pairs:
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         mean, variance = norm.running_mean, norm.running_var
-        if mean is None or variance is None:  # of the batch, also at test time
+        if mean is None or variance is None:  # it uses those of the batch, also at test time
             continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias

@@ -1,4 +1,4 @@
-"""The frames that a visual encoder reads: their size, and if a size that was set fits."""
+"""The frames that a visual encoder reads: their size, and whether the size in the settings fits."""
 
 from typing import NamedTuple, get_args
 
@@ -10,11 +10,11 @@ from cace.media.store import BILINEAR, Frames
 from cace.settings import Interpolation
 from cace.system.errors import UserError
 
-SMALLEST_GRID = 2  # positions on a side: with one there is nothing to attend to
+SMALLEST_GRID = 2  # positions on a side: with one, attention has nothing to choose from
 
 
 class Training(NamedTuple):
-    """How the frames of an encoder's training were made."""
+    """How the frames that an encoder was trained on were made."""
 
     side: int  # pixels
     crop_share: float  # the side as a share of the scaled frame's short side
@@ -36,8 +36,8 @@ def frames_for(
 
     short_side, crop: in pixels; None: as the encoder was trained.
     grid: positions on a side to which its map is pooled; None: not pooled.
-    Raises: UserError if the encoder does not read frames of this size, with one that it reads; or
-        if its map is smaller than `grid`.
+    Raises: UserError if the encoder does not read frames of this size (the message names a size
+        that fits), or if its map is smaller than `grid`.
     """
     with torch.device("meta"):  # nothing is computed
         network = visual_encoder(encoder, "none")

@@ -1,7 +1,7 @@
 """Files of the Hugging Face hub: from its cache on this machine, else downloaded.
 
-Its own library downloads: it resumes, and reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. What is in
-the cache is used as it is, so a run needs no network and gives the same result.
+The hub's own library downloads them. It resumes, and reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE.
+Files in the cache are used as they are, so later runs need no network and give the same result.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ def hub_file(repository: str, names: Sequence[str], setting: str, download: bool
     """The first of these files that the repository has.
 
     setting: what to set after a download by hand, up to the name of the file's folder.
-    download: else only the cache is read.
+    download: if not, only the cache is read.
     Raises: UserError that names the file, its address and its place.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache

@@ -1,4 +1,4 @@
-"""Encoders of timm and transformers: where what they need is, before they are built."""
+"""Encoders of timm and transformers: finds the files that they need, before they are built."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any network of the library timm as a visual encoder: its map, or its tokens, as a grid.
+"""Any network of the library timm as a visual encoder: its map or its tokens become a grid.
 
 Size, mean, deviation and interpolation of the frames come from the network's own configuration.
 """
@@ -22,7 +22,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that a repos
 
 
 class Configuration(NamedTuple):
-    """How a network was trained, as timm has it."""
+    """How a network was trained, as timm records it."""
 
     side: int  # pixels of the square frames that it read
     crop_share: float  # the side as a share of the scaled frame's short side
@@ -33,7 +33,7 @@ class Configuration(NamedTuple):
 
 
 class Grid(nn.Module):
-    """A network without its classifier; its output is a map of its last features."""
+    """A network without its classifier; gives a map of its last features."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def build(model: str) -> Grid:
 
 
 def configuration(grid: Grid) -> Configuration:
-    """Of a network that `build` made."""
+    """The configuration of a network that `build` made."""
     config: dict[str, Any] = grid.network.pretrained_cfg  # type: ignore[assignment]
     return Configuration(
         config["input_size"][-1],
@@ -100,7 +100,7 @@ def load(grid: Grid, model: str, weights: str) -> None:
     path = pretrained_file(grid, model) if weights == "pretrained" else Path(weights)
     tensors = read_weights(path)
     own = _without_classifier(grid.network, tensors)
-    # If they do not fit, they may have the names of the library that they are from.
+    # If they do not fit, their names may be those of the library that they come from.
     if misfit(grid.network.state_dict(), own) and (converted := _converted(model, tensors)):
         own = converted
     load_into(grid.network, own, where=str(path))

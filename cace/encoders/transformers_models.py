@@ -1,6 +1,6 @@
-"""An audio encoder of the library transformers: its features over time, as one a second.
+"""An audio encoder of the library transformers: the mean of its features in each second.
 
-AST, CLAP and models like wav2vec 2.0 are of this kind: what reads sound and gives hidden states.
+AST, CLAP and models like wav2vec 2.0 are of this kind: they read sound and give hidden states.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ PREFIX = "hf/"  # of their names in the settings
 AST = "audio-spectrogram-transformer"
 AST_PREFIX = 2  # tokens before those of the patches: class and distillation
 AST_HOP_SECONDS = 0.01  # from one frame of its spectrogram to the next
-SLACK_SECONDS = 0.5  # a reader of a clip may leave out so much at its end
+SLACK_SECONDS = 0.5  # an encoder that reads this much less than a clip still reads it at once
 
 
 class Listener(nn.Module):
     """A network, with what turns sound into its input.
 
-    whole_clips: it reads a clip at once, and each segment's feature depends on the others' sound;
-        else it reads each second alone.
+    whole_clips: whether it reads a clip at once, so that each segment's feature depends on the
+        sound of the others. If not, it reads each second alone.
     """
 
     settings: Tensor
@@ -44,7 +44,7 @@ class Listener(nn.Module):
         self.network, self.extractor = network, extractor
         self.config: Any = network.config
         self.whole_clips = self._longest_seconds() >= SEGMENTS - SLACK_SECONDS
-        # As a tensor, so that the hash of the encoder changes with them.
+        # A tensor, so that the hash of the encoder changes with these settings.
         text = json.dumps(extractor.to_dict(), sort_keys=True, default=str)
         self.register_buffer("settings", torch.tensor(list(text.encode()), dtype=torch.uint8))
 
@@ -72,7 +72,7 @@ class Listener(nn.Module):
         return hidden, (seconds if math.isinf(longest) else longest) / hidden.shape[1]
 
     def _longest_seconds(self) -> float:
-        """Of the sound that it reads at once; infinite if it reads any length."""
+        """Length of the sound that it reads at once; infinite if it reads any length."""
         if self.config.model_type == AST:
             return self.config.max_length * AST_HOP_SECONDS
         names = ("max_length_s", "chunk_length")  # of CLAP, and of Whisper
@@ -91,9 +91,9 @@ class Loaded(NamedTuple):
 def per_segment(
     steps: Float[Tensor, "K A"], step_seconds: float, segments: int
 ) -> Float[Tensor, "T A"]:
-    """The mean of each second over the steps in it, weighted by how much of them is in it.
+    """The mean of the steps in each second, each weighted by its share of the second.
 
-    Step k lasts from k to k + 1 times `step_seconds`. After the last step its feature remains.
+    Step k lasts from k to k + 1 times `step_seconds`. The feature of the last step fills the rest.
     """
     starts = torch.arange(len(steps), dtype=torch.float64) * step_seconds
     ends = starts + step_seconds
@@ -185,7 +185,7 @@ def _transformers() -> types.ModuleType:
 
 @contextlib.contextmanager
 def _quiet(transformers: types.ModuleType) -> Iterator[None]:
-    """Without bars and reports of loading: what is wrong is raised."""
+    """Without progress bars and reports of loading: errors are raised anyway."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

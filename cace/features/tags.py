@@ -1,4 +1,4 @@
-"""The train split as weak supervision sees it: one tag for each clip, and no segment labels.
+"""The train split for weak supervision: one tag for each clip, and no segment labels.
 
 Source: ours (docs/weak.md). That vision and sound of two clips of different categories show no
 event is the task's own definition (CACE-Net, section 3.1).
@@ -20,11 +20,11 @@ from cace.system.errors import UserError
 
 
 class TaggedSplit(Split):
-    """The train split, whose labels have the tag of a clip in every segment.
+    """The train split; every segment of a clip is labelled with the tag of the clip.
 
     Clips of the store's split `background` are in it too.
 
-    top: share of a clip that an event fills at least.
+    top: the smallest share of a clip that an event fills.
     mismatch: mismatched pairs for each clip of a batch, in [0, 1].
     Raises: UserError if no clip and no pair could teach what background is.
     """
@@ -50,7 +50,7 @@ class TaggedSplit(Split):
             )
 
     def shuffled(self, size: int, at_once: int) -> Iterator[Iterator[Batch]]:
-        """All clips in random order, in complete batches; mismatched pairs are their last parts."""
+        """All clips in random order, in complete batches that end with their mismatched pairs."""
         for places in torch.randperm(len(self)).split(size):
             vision = places[: round(self.mismatch * len(places))]
             yield self._parts(places, vision, self._other_sounds(vision), at_once)

@@ -19,7 +19,7 @@ def train_last(encoder: nn.Module, layers: int | None) -> None:
     if layers is None:
         return
     weights = dict(encoder.named_parameters())
-    # Up to the first part of its name that is a number.
+    # The name of a layer: all up to the first part that is a number.
     number = re.compile(r"(?:[^.]+\.)+?\d+(?=\.)")
     layer_of = {name: found[0] for name in weights if (found := number.match(name))}
     order = list(dict.fromkeys(layer_of.values()))

@@ -1,4 +1,4 @@
-"""A trained model as one file, with what others need to know before they use it."""
+"""Writes a trained model into one file, with what others need to know before they use it."""
 
 import io
 from pathlib import Path
@@ -42,7 +42,7 @@ def export(path: Path, out: Path, encoder: Path | None = None, licence: str | No
 
     path, encoder: as for `cace.load`.
     licence: the terms under which the model is shared.
-    Raises: UserError if the model cannot be loaded, or is one file already.
+    Raises: UserError if the model cannot be loaded, or is such a file already.
     """
     if is_model_file(path):
         raise UserError(f"{path}: one file already; copy it")

@@ -1,4 +1,4 @@
-"""In a video, the window of one modality that fits a given window of the other best."""
+"""Finds in a video the window of one modality that best fits a given window of the other."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from cace.system.device import choose_device
 from cace.system.errors import UserError
 from cace.system.files import expect_file
 
-NAMES: dict[Modality, str] = {"audio": "sound", "visual": "picture"}  # as people say it
+NAMES: dict[Modality, str] = {"audio": "sound", "visual": "picture"}  # in messages
 LIMITS = (
     "It compares windows of this video with one another. It does not say whether any of them "
     "belongs to the given one: there is always a best window, even where nothing fits. It knows "
@@ -156,7 +156,7 @@ class VideoMatcher(NamedTuple):
 
 
 def _in_tens(segments: VideoSegments) -> Iterator[list[Any]]:
-    """Encoding several at once is faster than one by one."""
+    """Groups of ten: encoding several segments at once is faster."""
     waiting = []
     for segment in segments:
         waiting.append(segment)
@@ -172,7 +172,7 @@ def load_matcher(path: Path | str, encoder: Path | str | None = None) -> VideoMa
 
     path: a cell of matching/dvc.yaml, whose seeds are averaged, or one checkpoint.
     encoder: the fine-tuned visual encoder; by default the `visual_encoder.pt` in a folder above
-        the model, or in `models` there.
+        the model, or in a subfolder `models` of one.
     Raises: UserError if a file is missing or damaged, or the encoders are not those of training.
     """
     path = expect_file(Path(path), made_by=checkpoints.MADE_BY)

@@ -1,4 +1,4 @@
-"""The file of a trained model that people share: a zip archive, written and read only here.
+"""The file in which people share a trained model: a zip archive, written and read only here.
 
 Its entries are not compressed. `model.json` comes first and describes the model for people. Then
 come one checkpoint per seed, in the order in which they are averaged, and the weights of those
@@ -27,7 +27,7 @@ BAD_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, 
 
 
 class ModelFile(NamedTuple):
-    """The entries of a model's file; an encoder that is public has none."""
+    """The entries of a model's file; None for an encoder with public weights."""
 
     localizers: list[zipfile.Path]
     visual_encoder: zipfile.Path | None
@@ -41,7 +41,7 @@ def write_model_file(
 
     description: plain values about the model, for people.
     localizers: a checkpoint for each seed.
-    encoders: the content of the entries VISUAL_ENCODER and AUDIO_ENCODER, if they have one.
+    encoders: the content of VISUAL_ENCODER and AUDIO_ENCODER, of those that are not public.
     """
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
     seeds = {_name_of(seed): checkpoint for seed, checkpoint in enumerate(localizers)}
@@ -57,7 +57,7 @@ def _name_of(place: int) -> str:
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether a file starts as one of these; the rest of it may be damaged."""
+    """Whether a file starts like one of these; the rest of it may be damaged."""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The segments of a video file of any length: decoded, and encoded as in the pipeline."""
+"""The segments of a video file of any length, decoded and encoded as in the pipeline."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ from cace.system.errors import UserError, printable
 from cace.system.workers import LostError, in_process
 
 SHORTEST_TAIL_SECONDS = 0.5  # at the end of a video; a shorter one is left out
-UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from the encoder, not from the user
+UNREMARKABLE_SECONDS = 0.1  # a shorter tail or shift comes from how the file was compressed
 
 
 class VideoSegments:
@@ -28,8 +28,8 @@ class VideoSegments:
     frames: fps, short_side, crop and interpolation of the pictures; a model of an earlier version
         does not name its interpolation.
     show_progress: a bar on the terminal.
-    deadline_seconds: to decode one second of the video. It is then decoded in a separate process,
-        so that a file that hangs or crashes the decoder is only refused. A script that sets this
+    deadline_seconds: for decoding one second of the video. With it, a separate process decodes, so
+        that a file that hangs or crashes the decoder is only refused. A script that sets this
         needs the usual `if __name__ == "__main__":`.
     """
 
@@ -147,8 +147,8 @@ def encode_segments(
 ) -> list[tuple[Tensor, Tensor]]:
     """Visual [H, W, V] and audio [A] features of each segment, in the store's precision.
 
-    jpeg_quality: of the stored form, through which a clip of the pipeline goes.
-    hear: if not, the sound [S] of each segment instead of its features.
+    jpeg_quality: frames are stored as JPEG and read again first, as in the pipeline.
+    hear: if not, the result has the sound [S] of each segment instead of audio features.
     """
     stored = [as_stored(some.frames, some.sound, jpeg_quality) for some in segments]
     frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))

@@ -1,1 +1,1 @@
-"""Cross-modality localization: the window of one modality that belongs to a window of the other."""
+"""Cross-modality localization: finds the window of one modality that fits one of the other."""

@@ -42,7 +42,7 @@ def save(path: Path, name: str, matcher: Matcher, about: dict[str, Any]) -> None
 
     about: plain values.
     """
-    buffer = io.BytesIO()  # a file's bytes would depend on its name
+    buffer = io.BytesIO()  # saved to a path, the bytes would depend on the file's name
     content = {
         "format": FORMAT,
         "matcher": name,
@@ -70,7 +70,7 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path}: a damaged checkpoint; run `dvc repro {MADE_BY}` again")
     check_some(About, about, f"{path}, about")
     sizes = check_section(_Channels, channels, f"{path}, channels")
-    with torch.device("meta"):  # a file may ask for any amount of memory
+    with torch.device("meta"):  # a damaged file may name sizes that fill the memory
         outline = MATCHERS[name](Channels(**sizes.model_dump()))
     if why := misfit(outline.state_dict(), content.get("weights")):
         raise UserError(

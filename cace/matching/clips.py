@@ -11,7 +11,7 @@ from cace.features.store import FeatureStore
 from cace.matching.protocol import Channels
 from cace.system.workers import progress
 
-CLIPS_AT_ONCE = 64  # whose grids are in memory
+CLIPS_AT_ONCE = 64  # so many grids are in memory
 
 
 class Clips(NamedTuple):
@@ -23,7 +23,7 @@ class Clips(NamedTuple):
 
     @property
     def channels(self) -> Channels:
-        """Of the features."""
+        """Channels of the features."""
         return Channels(self.visual.shape[-1], self.audio.shape[-1])
 
 

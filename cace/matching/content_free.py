@@ -1,4 +1,4 @@
-"""Rules that choose a window without looking at the clip: what a score must be compared with."""
+"""Rules that choose a window without looking at the clip: every score is compared with them."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from cace.matching.windows import Partial, one_hot
 def content_free(train: Partial, test: Partial) -> dict[str, Float[np.ndarray, "n T"]]:
     """What each rule chooses on test: the probability of each start, by the name of the rule.
 
-    train: from which the last rule counts starts.
+    train: the last rule counts the starts of these events.
     """
     possible = test.starts
     return {
@@ -21,7 +21,7 @@ def content_free(train: Partial, test: Partial) -> dict[str, Float[np.ndarray, "
 
 
 def _frequent(train: Partial) -> Int[np.ndarray, " lengths"]:
-    """Of events of each length, the most frequent start; the first of equals, 0 without events."""
+    """The most frequent start of events of each length; of equals the first, 0 without events."""
     counts = np.zeros((train.segments + 1, train.segments), int)
     np.add.at(counts, (train.length, train.start), 1)
     return counts.argmax(axis=1)

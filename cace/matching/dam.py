@@ -11,7 +11,7 @@ WIDTH = 256  # channels of the segments of either modality
 
 
 class Dam(Matcher):
-    """The event, as the given modality has it, asks each segment of the other: are you in it?
+    """Compares the event, as one feature of the given modality, with each segment of the other.
 
     Source: DAM's abstract and the caption of its Fig. 2: a global feature from self-attention over
     the segments of the event, whose product with a segment of the other modality says whether the
@@ -44,7 +44,7 @@ class Dam(Matcher):
     ) -> Float[Tensor, ""]:
         """Cross-entropy of event against background, a mean over segments and directions.
 
-        Of a clip without an event, all segments ask.
+        In a clip without an event, the global features are those of all its segments.
         """
         seen, heard = self.visual_input(visual), self.audio_input(audio)
         asking = event | ~event.any(dim=1, keepdim=True)
@@ -57,7 +57,7 @@ class Dam(Matcher):
     def fits(
         self, given: Float[Tensor, "L G"], searched: Float[Tensor, "S K"], modality: Modality
     ) -> Float[Tensor, " W"]:
-        """The given segments ask as one."""
+        """The given segments become one global feature."""
         ask = self.audio_input, self.within_audio, self.visual_input
         if modality == "visual":
             ask = self.visual_input, self.within_visual, self.audio_input
@@ -71,5 +71,5 @@ class Dam(Matcher):
 def _relevance(
     segments: Float[Tensor, "B T D"], event: Float[Tensor, "B D"]
 ) -> Float[Tensor, "B T"]:
-    """Logit that a segment belongs to the event; divided by √D, to be small at the start."""
+    """Logit that a segment belongs to the event; divided by √D, so that it starts small."""
     return (segments * event.unsqueeze(1)).sum(dim=-1) * segments.shape[-1] ** -0.5

@@ -1,4 +1,4 @@
-"""AVEL's distance model for cross-modality localization (Tian et al., ECCV 2018), AVDLN there."""
+"""AVEL's distance model for cross-modality localization (Tian et al., ECCV 2018): AVDLN."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from cace.matching.protocol import Channels, Matcher, Modality
 
 HIDDEN, COMMON = 128, 64  # channels of the hidden layers, and of the space of both modalities
-MARGIN = 2.0  # from which distance on a pair without an event costs nothing
-NEAREST = 1e-7  # of a squared distance: the root has a finite gradient there
+MARGIN = 2.0  # at this distance or more, a pair without an event costs nothing
+NEAREST = 1e-7  # the smallest squared distance: the gradient of its root is still finite
 
 
 class Distance(Matcher):
@@ -32,7 +32,7 @@ class Distance(Matcher):
     def distances(
         self, visual: Float[Tensor, "*n V"], audio: Float[Tensor, "*n A"]
     ) -> Float[Tensor, "*n"]:
-        """Of each pair of segments; at least the root of 1e-7."""
+        """The distance of each pair of segments; at least the root of 1e-7."""
         return _distances(self.visual(visual), self.audio(audio))
 
     def loss(
@@ -49,7 +49,7 @@ class Distance(Matcher):
     def fits(
         self, given: Float[Tensor, "L G"], searched: Float[Tensor, "S K"], modality: Modality
     ) -> Float[Tensor, " W"]:
-        """Segments of a window are compared with the given ones in their order."""
+        """Compares the segments of a window with the given ones, in order."""
         maps = (self.audio, self.visual) if modality == "audio" else (self.visual, self.audio)
         of_given, of_searched = maps[0](given), maps[1](searched)
         windows = of_searched.unfold(0, len(given), 1).mT  # [W, L, 64]

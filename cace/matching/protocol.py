@@ -1,4 +1,4 @@
-"""What a matcher is: a model that finds the window of one modality that belongs to the other's."""
+"""A matcher: a model that finds the window of one modality that belongs to one of the other."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ class Channels(NamedTuple):
 
 
 class Matcher(nn.Module):
-    """A model that says how well windows of one modality fit a window of the other."""
+    """A model that scores how well windows of one modality fit a window of the other."""
 
     title: ClassVar[str]  # as people write it
     by_segment: ClassVar[bool]  # trained on single segments; otherwise on complete clips
@@ -34,7 +34,7 @@ class Matcher(nn.Module):
         audio: Float[Tensor, "B T A"],
         event: Bool[Tensor, "B T"],
     ) -> Float[Tensor, ""]:
-        """The mean over B clips of synchronous features; T = 1 if trained by segments."""
+        """The mean loss over B clips with synchronous features; T = 1 if trained by segments."""
         raise NotImplementedError
 
     def fits(

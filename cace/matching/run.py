@@ -1,6 +1,6 @@
 """A cell of the table of cross-modality localization: one matcher, trained over seeds and scored.
 
-Unlike those of the other tables, its models are kept: `cace match` uses them.
+Unlike in the other tables, the trained models are kept: `cace match` uses them.
 """
 
 from pathlib import Path
@@ -97,7 +97,7 @@ def _score(
     partial: dict[str, Partial],
     ids: list[str],
 ) -> dict[str, Any]:
-    """What a cell says about its matcher; also writes `windows.csv`."""
+    """The content of `scores.json`; also writes `windows.csv`."""
     test = partial["test"]
     matchers = [checkpoints.read(made / f"seed-{seed}.pt").matcher for seed in seeds]
     windows = pd.DataFrame({"id": ids, "start": test.start, "length": test.length})

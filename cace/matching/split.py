@@ -20,9 +20,9 @@ GET_AGAIN = (
 def splits_of(store: FeatureStore, source: Source, media: Path) -> Shaped[np.ndarray, " N"]:
     """The split of each row of a feature store.
 
-    Cross-modality localization on the released features has a split of its own, in the files
-    `*_order_match.h5`, which shares most of its test clips with the train split of the segment
-    task. Everywhere else both tasks have the same split.
+    On the released features, cross-modality localization has a separate split, in the files
+    `*_order_match.h5`. Most of its test clips are in the train split of the segment task. With all
+    other sources, both tasks have the same split.
 
     media: the folder with these files.
     Raises: UserError if the files are missing or damaged, or are those of the segment task.

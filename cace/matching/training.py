@@ -23,7 +23,7 @@ class Schedule(Section):
 
 
 def train(matcher: Matcher, clips: Clips, schedule: Schedule, what: str) -> None:
-    """Trains a matcher on all clips, those without a partial event too.
+    """Trains a matcher on all clips, also on those without a partial event.
 
     what: names the run on the progress bar.
     Raises: UserError if the loss is not finite.
@@ -55,10 +55,10 @@ def train(matcher: Matcher, clips: Clips, schedule: Schedule, what: str) -> None
 def choose(
     matcher: Matcher, clips: Clips, partial: Partial, modality: Modality
 ) -> Int[np.ndarray, " n"]:
-    """The start of the window that fits best in each clip, the first of equals.
+    """The start of the window that fits best in each clip; of equals the first.
 
     clips: those of `partial`, in the same order.
-    modality: that of the event's segments that are given; the other one is searched.
+    modality: the given one; the other one is searched.
     """
     given, searched = clips.audio, clips.visual
     if modality == "visual":

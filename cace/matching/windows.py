@@ -1,4 +1,4 @@
-"""The windows of clips in which an event is searched for, and how right a choice of windows is."""
+"""The windows of clips in which an event is searched for, and how good a choice of windows is."""
 
 from typing import Any, NamedTuple
 
@@ -34,9 +34,9 @@ class Partial(NamedTuple):
 
 
 def partial_events(event: Bool[np.ndarray, "N T"], rows: Int[np.ndarray, " n"]) -> Partial:
-    """Those of some rows of a feature store.
+    """The clips that can be scored among some rows of a feature store.
 
-    event: of all its rows, which segments are an event.
+    event: which segments are an event, of all its rows.
     """
     here = event[rows]
     segments = here.shape[1]
@@ -59,13 +59,13 @@ def one_hot(starts: Int[np.ndarray, " n"], clips: Partial) -> Bool[np.ndarray, "
 
 
 def measures(chosen: Float[np.ndarray, "S n T"], clips: Partial) -> dict[str, dict[str, Any]]:
-    """How right the chosen windows are; each in [0, 1], with a 95 % interval over clips.
+    """How good the chosen windows are: measures in [0, 1], with a 95 % interval over clips.
 
     chosen: of S seeds, the probability of each start; one-hot if it is one window.
     Returns: `exact`, the share of clips with exactly the right start, as published; the same on
-        `ends_early`, the clips whose event ends before the clip: always choosing the last window
-        gets 0 there; the same on those with the event `inside`: always choosing the first second
-        gets 0 there too; and `overlap`, the mean over clips of the seconds that both windows
+        `ends_early`, the clips whose event ends before the clip, where always choosing the last
+        window gets 0; the same on those with the event `inside`, where always choosing the first
+        second gets 0 too; and `overlap`, the mean over clips of the seconds that both windows
         share over the seconds of their union. Each has `mean`, `std` (between seeds; None for one),
         `low`, `high` (None for a single clip) and `clips`; `mean` is None without clips.
     """
@@ -81,7 +81,7 @@ def measures(chosen: Float[np.ndarray, "S n T"], clips: Partial) -> dict[str, di
 
 
 def _overlaps(clips: Partial) -> Float[np.ndarray, "n T"]:
-    """Shared seconds over those of the union, of the event and the window at each start."""
+    """Shared seconds over those of the union, for the event and the window at each start."""
     apart = np.abs(np.arange(clips.segments) - clips.start[:, None])
     length = clips.length[:, None]
     shared = np.maximum(0, length - apart)

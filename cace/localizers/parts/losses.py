@@ -3,8 +3,8 @@
 Each is a sum over the given clips divided by the count of the complete batch, so that the parts of
 a batch add up to it.
 
-Under weak supervision the same terms teach from tags: of a clip with an event, the segments that
-most look like it are to show it; of one without, no segment (docs/weak.md).
+With weak supervision, the same terms learn from tags. In a clip with an event, the segments that
+resemble it most should show it; in a clip without one, no segment should (docs/weak.md).
 """
 
 import math
@@ -18,7 +18,7 @@ from cace.localizers.parts.protocol import Localization
 
 
 def two_heads(out: Localization, batch: Batch, background: int) -> dict[str, Float[Tensor, ""]]:
-    """Of a head that tells events from background, and one that names the clip's category."""
+    """Losses of a head that tells events from background, and one that names the category."""
     return {
         "relevance": event_loss(out.relevance, batch, background),
         "category": category_loss(out.class_logits.squeeze(1), batch, background),
@@ -58,7 +58,7 @@ def tag_terms(
     batch: Batch,
     background_label: int,
 ) -> Float[Tensor, ""]:
-    """What the tags of the clips say about their segments.
+    """Loss over segments of which only the tags of their clips are known.
 
     event, background: log-probabilities of the clip's event, and of no event.
 
@@ -78,8 +78,8 @@ def tag_terms(
 def released_tag_loss(scores: Float[Tensor, "b L"], batch: Batch) -> Float[Tensor, ""]:
     """Multi-label soft margin of the shares of a clip's labels, a mean over labels and clips.
 
-    Source: the weakly supervised code of AVEL and of CMRAN, as released: the scores go through a
-    softmax and then, as those of every multi-label soft margin, through a sigmoid.
+    Source: the released weakly supervised code of AVEL and of CMRAN. The scores go through a
+    softmax and then, as in every multi-label soft margin, through a sigmoid.
     """
     tags = F.one_hot(batch.labels[:, 0], scores.shape[1]).to(scores.dtype)
     mean = F.multilabel_soft_margin_loss(scores.softmax(dim=-1), tags)
