@@ -61,10 +61,10 @@ a segment. All methods learn by one protocol (docs/weak.md), with the training s
 supervised code. Honest: the epoch chosen on val, with its segment labels; mean ± deviation over \
 seeds, with a 95 % interval over test clips. Against CACE-Net: the difference in points, with a \
 95 % interval from paired clips. Best on test: the epoch chosen on test. Paper: as published, by \
-other protocols: CMRAN, the name of the authors' own result; CMBS, the released checkpoint; \
-CSS-Net, its abstract. The others have no figure that we could read. A model that knows the tag \
-and never says background reaches the second row without locating anything: read background recall \
-and precision beside every accuracy."""
+other protocols: CMRAN, in the name of the folder that the authors' test script reads; CMBS, the \
+released checkpoint; CSS-Net, its abstract. The others have no figure that we could read. A \
+model that knows the tag and never says background reaches the second row without locating \
+anything: read background recall and precision beside every accuracy."""
 FEW_CLIPS = """\
 The data set is small: epochs, batch size and milestones are ours, and shorter than the authors'."""
 NO_EVIDENCE = """\

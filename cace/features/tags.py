@@ -39,9 +39,10 @@ class TaggedSplit(Split):
         tags = len(self.tags.unique())
         if not mismatch and not (self.tags == store.background).any():
             raise UserError(
-                f"{store.path}: no clip of train is without an event and weak.mismatch is 0, so "
-                f"nothing would teach what background is; raise weak.mismatch, or add clips "
-                f"without an event"
+                f"{store.path}: no clip of train is without an event, and there are no mismatched "
+                f"pairs (weak.mismatch is 0, or weak.form is released), so nothing would teach "
+                f"what background is; add clips without an event, or set weak.form: common and a "
+                f"larger weak.mismatch"
             )
         if mismatch and tags < 2:
             raise UserError(

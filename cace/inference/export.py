@@ -92,7 +92,7 @@ def _description(model: Model, licence: str | None) -> dict[str, Any]:
             "training clips": CLIPS.get(model.about.get("source", ""), UNKNOWN),
             **{
                 f"{card['name']}, {card['weights']}": PUBLIC.get(
-                    (card["name"], card["weights"]), UNKNOWN
+                    (card["name"], card["weights"]), card.get("license", UNKNOWN)
                 )
                 for card in model.encoders.values()
                 if card["weights"] != "none"
