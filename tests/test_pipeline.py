@@ -148,7 +148,7 @@ def test_inspect_of_an_unknown_clip_fails_with_one_message(project):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("decode", "data/media/manifest.csv: not there; run `dvc repro download`"),
+        ("decode", "data/frames.json: not there; run `dvc repro frames`"),
         ("finetune", "data/clips/store.json: not there; run `dvc repro decode`"),
         ("extract", "data/models/visual_encoder.pt: not there; run `dvc repro finetune`"),
         ("train", "data/features.h5: not there; run `dvc repro extract`"),
@@ -163,6 +163,7 @@ def test_a_missing_upstream_file_is_named(empty, monkeypatch, stage, message):
 
 
 def test_a_failed_stage_prints_its_message_alone(empty):
+    empty.run("python", "-m", "stages.frames")
     printed = empty.run("python", "-m", "stages.decode", fails=True)
     assert printed == "error: data/media/manifest.csv: not there; run `dvc repro download`\n"
 
@@ -195,6 +196,7 @@ def broken(project, empty):
 
 def test_too_many_bad_clips_stop_the_run_and_leave_no_store(empty, broken):
     bad = broken(3)
+    empty.run("python", "-m", "stages.frames")
     printed = empty.run("python", "-m", "stages.decode", fails=True)
     assert "error: decode: 3 of 15 clips cannot be used" in printed
     assert all(f"{id_}: not decodable" in printed for id_ in bad)
@@ -207,6 +209,7 @@ def test_a_few_bad_clips_are_counted_and_left_out(empty, broken):
     profile = empty.folder / "profiles/mini.yaml"
     profile.write_text(profile.read_text().replace("bad_fraction: 0.05", "bad_fraction: 0.2"))
     (bad,) = broken(1)
+    empty.run("python", "-m", "stages.frames")
     assert f"{bad}: not decodable" in empty.run("python", "-m", "stages.decode")
     counts = empty.json("metrics/decode.json")["decode"]
     assert counts == {"clips": 15, "used": 14, "refused": 1, "padded": 0}
