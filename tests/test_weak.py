@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cace.evaluation.accuracy import segment_predictions
+from cace.evaluation.predict import load_for
 from cace.features.batches import Batch, Split, TagsOnly
 from cace.features.store import FeatureStore
 from cace.features.tags import TaggedSplit
@@ -271,6 +272,11 @@ def test_a_checkpoint_says_how_it_was_supervised(store, tmp_path):
     train(store, tmp_path / "full", settings=of_method, epochs=1)
     found = [checkpoints.read(tmp_path / f"{kind}/last.pt").about for kind in ("weak", "full")]
     assert [about["supervision"] for about in found] == ["weak", "full"]
+    test = Split(store, "test", CPU)
+    for kind, other in (("weak", "full"), ("full", "weak")):
+        load_for(test, tmp_path / kind / "best.pt", supervision=kind)
+        with pytest.raises(UserError, match=f"trained with {kind} supervision, .* is {other}; run"):
+            load_for(test, tmp_path / kind / "best.pt", supervision=other)
 
 
 # The released forms.
