@@ -1,3 +1,4 @@
+import gc
 import re
 import subprocess
 import sys
@@ -184,6 +185,19 @@ def test_the_documented_kinds_are_the_tested_ones():
         "any other failure",
     }
     assert sorted(rows) == sorted({kind.row for kind in KINDS} | elsewhere)
+
+
+def test_no_decoded_frame_waits_for_the_garbage_collector(tmp_path):
+    size = 256, 192
+    path = write_video(tmp_path / "a.mp4", size=size, sound=tone())
+    gc.collect()
+    gc.disable()
+    try:
+        decode(path)
+        frames = [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert [(frame.width, frame.height) for frame in frames].count(size) <= 1
 
 
 @pytest.mark.slow

@@ -214,10 +214,12 @@ class FramePicker:
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         width, height = scaled_size(frame.width, frame.height, self.short_side)
         # Planes of green, blue and red: the same values as rgb24 in two thirds of the time.
-        image = self.reformatter.reformat(
+        small = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=self.scaling, threads=1
-        ).to_ndarray()
-        return orientation(frame).apply(_crop(image, self.crop))
+        )
+        # Its orientation is that of `frame`, which PyAV would keep in memory for being asked:
+        # side data and frame refer to each other, until the garbage collector runs.
+        return orientation(small).apply(_crop(small.to_ndarray(), self.crop))
 
 
 def _declared_seconds(frame: av.VideoFrame) -> float:
