@@ -85,6 +85,16 @@ def test_a_model_on_them_localizes_a_video(run):
     assert list((run.folder / "found").iterdir())
 
 
+def test_a_model_on_them_is_shared_as_one_file(run, tmp_path, monkeypatch):
+    (clip, *_) = sorted((run.folder / "data/media/AVE").iterdir())
+    run.run("cace", "export", str(tmp_path / "a.cace"))
+    found = {}
+    for folder, model in ((run.folder, "data/models/localizer"), (tmp_path, "a.cace")):
+        monkeypatch.chdir(folder)
+        found[model] = cace.load(model).localize(clip).decision.relevance
+    assert np.array_equal(found["a.cace"], found["data/models/localizer"])
+
+
 def test_other_weights_in_the_folder_are_refused_by_their_hash(run):
     (clip, *_) = sorted((run.folder / "data/media/AVE").iterdir())
     weights = run.folder / "data/weights/ast"

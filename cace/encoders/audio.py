@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,17 +76,18 @@ class _Embedding(nn.Module):
         return self.cnn14(sound)["embedding"]
 
 
-def audio_encoder(name: str, weights: str) -> AudioEncoder:
+def audio_encoder(name: str, weights: str, folder: Path | None = None) -> AudioEncoder:
     """Builds an audio encoder in eval mode.
 
     name: cnn14 (PANNs, 2048 channels, post-ReLU), vggish (128 channels, post-ReLU), logmel (128
         channels, no weights), or hf/<repository or folder>.
     weights: "audioset" (cnn14), "youtube8m" (vggish), "pretrained" (hf), a path (cnn14, vggish), or
         "none" for seeded random numbers.
+    folder: with the files of an hf encoder; None: where its name says.
     Raises: UserError if weights are neither here nor available for download, or do not fit.
     """
     if name.startswith(transformers_models.PREFIX):
-        return _of_transformers(name, weights)
+        return _of_transformers(name, weights, folder)
     if name == "logmel":
         if weights != "none":
             raise UserError(f"encoders.audio_weights: logmel has none, got {weights!r}; set none")
@@ -101,8 +103,9 @@ def audio_encoder(name: str, weights: str) -> AudioEncoder:
     return AudioEncoder(_Embedding(network), 2048).eval()
 
 
-def _of_transformers(name: str, weights: str) -> AudioEncoder:
-    loaded = transformers_models.build(name.removeprefix(transformers_models.PREFIX), weights)
+def _of_transformers(name: str, weights: str, folder: Path | None) -> AudioEncoder:
+    model = name.removeprefix(transformers_models.PREFIX)
+    loaded = transformers_models.build(model, weights, folder)
     encoder = AudioEncoder(loaded.listener, loaded.channels)
     encoder.license, encoder.whole_clips = loaded.license, loaded.listener.whole_clips
     return encoder.eval()

@@ -104,15 +104,16 @@ def per_segment(
     return (shares.to(steps.device) @ steps.double()).float()
 
 
-def build(name: str, weights: str) -> Loaded:
+def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
     """A network of transformers.
 
     name: OWNER/MODEL of the hub, or a folder below data/weights.
     weights: pretrained, or none for random numbers.
+    folder: where its files are; None: where `folder_of` finds them.
     Raises: UserError if it is neither here nor available for download, or is no audio encoder, or a
         package is missing.
     """
-    folder = folder_of(name)
+    folder = folder or folder_of(name)
     setting = f"encoders.audio: {PREFIX}"
     try:
         with _quiet(_transformers()):

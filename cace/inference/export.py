@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from cace import __version__
+from cace.encoders import transformers_models
 from cace.inference.model_file import (
+    AUDIO_CONFIGURATION,
     AUDIO_ENCODER,
     VISUAL_ENCODER,
     is_model_file,
@@ -59,7 +61,8 @@ def export(path: Path, out: Path, encoder: Path | None = None, licence: str | No
     }
     description = {**_description(model, licence), "contains": list(encoders)}
     localizers = [file.read_bytes() for file in model.files]
-    write_model_file(out, description, localizers, encoders)
+    configuration = _configuration_of(model.encoders["audio"]["name"])
+    write_model_file(out, description, localizers, {**encoders, **configuration})
     return model
 
 
@@ -71,6 +74,18 @@ def _weights_of(network: nn.Module) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(network.state_dict()), buffer)
     return buffer.getvalue()
+
+
+def _configuration_of(encoder: str) -> dict[str, bytes]:
+    """The files that an encoder of transformers is built from; of others none."""
+    if not encoder.startswith(transformers_models.PREFIX):
+        return {}
+    model = encoder.removeprefix(transformers_models.PREFIX)
+    folder = transformers_models.folder_of(model, download=False)
+    return {
+        f"{AUDIO_CONFIGURATION}{name}": (folder / name).read_bytes()
+        for name in transformers_models.CONFIGURATION
+    }
 
 
 def _description(model: Model, licence: str | None) -> dict[str, Any]:

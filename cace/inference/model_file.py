@@ -2,7 +2,7 @@
 
 Its entries are not compressed. `model.json` comes first and describes the model for people. Then
 come one checkpoint per seed, in the order in which they are averaged, and the weights of those
-encoders that are not public.
+encoders that are not public; of an encoder of transformers, its configuration too.
 """
 
 import contextlib
@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cace.encoders.hub import CONFIGURATION
 from cace.system.errors import UserError, shown
 from cace.system.files import write_atomically
 
 FORMAT = "cace-model-1"
 DESCRIPTION = "model.json"
 VISUAL_ENCODER, AUDIO_ENCODER = "visual_encoder.pt", "audio_encoder.pt"
+AUDIO_CONFIGURATION = "audio_encoder/"  # the folder of its files
 NEVER = (1980, 1, 1, 0, 0, 0)  # the time of all entries: the same model gives the same bytes
 SIGNATURE = b"PK\x03\x04"  # of an archive; the name of its first entry starts at byte 30
 NAME = slice(30, 30 + len(DESCRIPTION))
@@ -27,11 +29,15 @@ BAD_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, 
 
 
 class ModelFile(NamedTuple):
-    """The entries of a model's file; None for an encoder with public weights."""
+    """The entries of a model's file; None for an encoder with public weights.
+
+    audio_configuration: the files of an encoder of transformers; empty for others.
+    """
 
     localizers: list[zipfile.Path]
     visual_encoder: zipfile.Path | None
     audio_encoder: zipfile.Path | None
+    audio_configuration: list[zipfile.Path]
 
 
 def write_model_file(
@@ -41,7 +47,8 @@ def write_model_file(
 
     description: plain values about the model, for people.
     localizers: a checkpoint for each seed.
-    encoders: the content of VISUAL_ENCODER and AUDIO_ENCODER, of those that are not public.
+    encoders: the content of VISUAL_ENCODER and AUDIO_ENCODER, of those that are not public, and of
+        the files in AUDIO_CONFIGURATION.
     """
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
     seeds = {_name_of(seed): checkpoint for seed, checkpoint in enumerate(localizers)}
@@ -91,4 +98,9 @@ def open_model_file(path: Path) -> ModelFile:
     if missing := [name for name in names if name not in entries]:
         raise UserError(f"{path}: expected {missing[0]} in this model, got none; get it again")
     localizers = [entries[name] for name in names]
-    return ModelFile(localizers, entries.get(VISUAL_ENCODER), entries.get(AUDIO_ENCODER))
+    configuration = [
+        entries[name] for file in CONFIGURATION if (name := AUDIO_CONFIGURATION + file) in entries
+    ]
+    return ModelFile(
+        localizers, entries.get(VISUAL_ENCODER), entries.get(AUDIO_ENCODER), configuration
+    )

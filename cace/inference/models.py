@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
 from cace.extraction.encode import Encoding, fold_encoders
 from cace.inference.localize import EventLocalizer
-from cace.inference.model_file import is_model_file, open_model_file
+from cace.inference.model_file import ModelFile, is_model_file, open_model_file
 from cace.inference.timeline import Training
 from cace.localizers.parts import checkpoints
 from cace.localizers.parts.checkpoints import Checkpoint
@@ -153,8 +154,7 @@ def read_model(
             f"frames{', got none of ' if lacking else ''}{', '.join(lacking)}; run "
             f"`dvc repro train`"
         )
-    packed_encoders = (packed.visual_encoder, packed.audio_encoder) if packed else None
-    found = encoders_of(about, path, encoder, packed_encoders)
+    found = encoders_of(about, path, encoder, packed)
     visual, audio = found.visual, found.audio
     needed = read[0].localizer.sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
@@ -168,14 +168,14 @@ def encoders_of(
     about: dict[str, Any],
     path: Path,
     encoder: Path | None,
-    packed: tuple[zipfile.Path | None, zipfile.Path | None] | None = None,
+    packed: ModelFile | None = None,
 ) -> Encoders:
     """The encoders that a model was trained with.
 
     about: its `encoders` and `frames`; empty for an authors' checkpoint.
     path: of the model; the fine-tuned visual encoder is looked for in the folders above it.
     encoder: the file of the fine-tuned visual encoder, if it is somewhere else.
-    packed: the visual and the audio weights in a file of `cace export`; None where they are public.
+    packed: the entries of a file of `cace export`.
     Raises: UserError if a file is missing, or the encoders are not those of training.
     """
     is_released = not about or about["encoders"]["visual"]["weights"] == RELEASED_WEIGHTS
@@ -184,9 +184,8 @@ def encoders_of(
         raise UserError(
             f"{path}: trained on released features, so it uses their encoder; name no other one"
         )
-    visual_weights, audio_weights = packed or (None, None)
-    visual = _visual(cards["visual"], path, encoder, visual_weights)
-    audio = _audio(cards["audio"], path, audio_weights)
+    visual = _visual(cards["visual"], path, encoder, packed.visual_encoder if packed else None)
+    audio = _audio(cards["audio"], path, packed)
     return Encoders(visual, audio, cards, RELEASED_FRAMES if is_released else about["frames"])
 
 
@@ -246,11 +245,17 @@ def _visual(
     return encoder
 
 
-def _audio(about: dict[str, Any], model: Path, packed: zipfile.Path | None) -> AudioEncoder:
+def _audio(about: dict[str, Any], model: Path, packed: ModelFile | None) -> AudioEncoder:
     """The audio encoder that a localizer was trained with."""
-    encoder = audio_encoder(about["name"], "none" if packed else about["weights"])
-    if packed:
-        load_into(encoder, read_torch_file(packed), where=str(packed))
+    weights = packed.audio_encoder if packed else None
+    name, named = about["name"], "none" if weights else about["weights"]
+    with tempfile.TemporaryDirectory() as temporary:
+        files = packed.audio_configuration if packed else []
+        for file in files:
+            (Path(temporary) / file.name).write_bytes(file.read_bytes())
+        encoder = audio_encoder(name, named, Path(temporary) if files else None)
+    if weights:
+        load_into(encoder, read_torch_file(weights), where=str(weights))
     _expect_same("audio", encoder, about, model)
     return encoder
 
