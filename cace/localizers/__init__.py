@@ -1,7 +1,7 @@
 """Localizers: from the features of a clip to its events. One method, one file.
 
 The module of a method has the name of `localizer.name`, and its class the same name in CamelCase:
-`cace_net.CaceNet`. The list of methods is in cace/settings/schema.py, beside their settings.
+`cace_net.CaceNet`. Each has a section of settings in cace/settings/methods.py.
 """
 
 import importlib

@@ -5,32 +5,23 @@ sections of both. A section that no stage tracks is refused: changing it would r
 """
 
 from cace.settings.checks import check_method, check_section, check_some
+from cace.settings.methods import AvelFusion, ContrastForm, Guidance, Heads, WeakForm
 from cace.settings.read import PARAMS_SECTIONS, PROFILE_SECTIONS, changed, load_params
 from cace.settings.schema import (
     LOCALIZERS,
     AudioEncoderName,
-    AvelFusion,
-    ContrastForm,
-    Count,
-    Epochs,
     FramesParams,
-    Guidance,
-    Heads,
     Interpolation,
     Params,
-    Positive,
     Precision,
-    Section,
-    Seed,
-    Share,
     Source,
     Supervision,
     TrainParams,
     VisualEncoderName,
-    WeakForm,
     WeakParams,
     method_params,
 )
+from cace.settings.values import Count, Epochs, Positive, Section, Seed, Share
 
 __all__ = [
     "LOCALIZERS",

@@ -6,14 +6,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cace.settings.schema import (
-    BeceParams,
-    GuidanceParams,
-    LocalizerParams,
-    Section,
-    WeakParams,
-    method_params,
-)
+from cace.settings.methods import BeceParams, GuidanceParams
+from cace.settings.schema import LocalizerParams, WeakParams, method_params
+from cace.settings.values import Section
 from cace.system.errors import UserError, shown
 
 S = TypeVar("S", bound=Section)

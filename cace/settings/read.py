@@ -7,7 +7,8 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from cace.settings.checks import check_section, checked, printed_key
-from cace.settings.schema import LOCALIZERS, NOTHING_TO_SET, Params, Section, Source
+from cace.settings.schema import LOCALIZERS, NOTHING_TO_SET, Params, Source
+from cace.settings.values import Section
 from cace.system.errors import UserError, shown
 from cace.system.files import read_text, read_yaml
 

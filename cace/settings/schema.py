@@ -1,14 +1,12 @@
-"""The settings: their sections, and the kind and range of each value."""
+"""The settings of a run: their sections, and the kind and range of each value."""
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationInfo,
@@ -17,16 +15,39 @@ from pydantic import (
 
 from cace.conventions import SEGMENTS
 from cace.paths import WEIGHTS
+from cace.settings.methods import (
+    WIDTHS,
+    AudioParams,
+    AveClipParams,
+    AvelParams,
+    BeceParams,
+    CaceNetParams,
+    CmbsParams,
+    CmranParams,
+    CssParams,
+    DamParams,
+    GuidanceParams,
+    MethodParams,
+    PspParams,
+    VisualParams,
+    WeakForm,
+)
+from cace.settings.values import (
+    Count,
+    Epochs,
+    FramesPerSecond,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Seeds,
+    Share,
+)
 
 Source = Literal["mini", "ave", "folder", "released"]
-Guidance = Literal["none", "audio", "visual", "both"]
 Precision = Literal["float32", "bfloat16"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-ContrastForm = Literal["paper", "supcon"]
-Heads = Literal["event", "both"]
-AvelFusion = Literal["concat", "dmrn"]
 Supervision = Literal["full", "weak"]
-WeakForm = Literal["common", "released"]
 # The encoders, with the name of their published weights. Those of a library have "pretrained".
 VISUAL_ENCODERS = {"resnet50": "imagenet", "vgg19": "imagenet", "efficientnet_lite0": "imagenet"}
 AUDIO_ENCODERS = {"cnn14": "audioset", "vggish": "youtube8m", "logmel": None}
@@ -37,41 +58,6 @@ NOTHING_TO_SET = {
     "folder": ("download",),
     "released": ("download", "decode", "encoders", "finetune", "extract"),
 }
-
-# The upper bounds are far above what is useful: they stop a slip of the finger, and a checkpoint
-# that would fill the memory.
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-NotNegative = Annotated[float, Field(ge=0, le=1e6)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Epochs = Annotated[int, Field(ge=0, le=100_000)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-FramesPerSecond = Annotated[int, Field(ge=1, le=60)]
-
-
-def _once_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("expected each seed once")
-    return seeds
-
-
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once_each)]
-
-
-class Section(BaseModel):
-    """Settings that cannot be changed; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _a_number_is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        if (
-            isinstance(value, bool)
-            and cls.model_fields[str(info.field_name)].annotation is not bool
-        ):
-            raise ValueError("expected a value other than on/off, yes/no or true/false")
-        return value
 
 
 class DataParams(Section):
@@ -223,27 +209,6 @@ class ExtractParams(Section):
     fold: bool = False  # batch normalisation becomes part of the convolutions
 
 
-class GuidanceParams(Section):
-    """Co-guidance attention (section 3.2)."""
-
-    mode: Guidance
-    beta: NotNegative
-    psi: NotNegative
-
-
-class BeceParams(Section):
-    """Background-event contrast enhancement (section 3.3)."""
-
-    enabled: bool
-    lambda_: Annotated[float, Field(ge=0, le=1e6, alias="lambda")]
-    tau: Positive
-    noise: NotNegative
-    weight: NotNegative
-    form: ContrastForm
-    heads: Heads
-    start: Share
-
-
 class LocalizerParams(Section):
     """The method, and two weights inside CACE-Net."""
 
@@ -257,93 +222,6 @@ class LocalizerParams(Section):
         if name not in LOCALIZERS:
             raise ValueError(f"expected one of {', '.join(LOCALIZERS)}")
         return name
-
-
-class MethodParams(Section):
-    """Settings of one method, by the names of its constructor's arguments."""
-
-    weak_forms: ClassVar[tuple[WeakForm, ...]] = ("common",)  # how it learns from tags alone
-
-
-WIDTHS = 8  # a width is a multiple of it
-Width = Annotated[int, Field(ge=WIDTHS, le=8192, multiple_of=WIDTHS)]
-
-
-class CaceNetParams(MethodParams):
-    """CACE-Net; more settings are in the sections guidance, bece and localizer."""
-
-    width: Width
-
-
-class CmbsParams(MethodParams):
-    """CMBS."""
-
-    width: Width
-    alpha: NotNegative
-    beta: NotNegative
-    gamma: NotNegative
-
-
-class AvelParams(MethodParams):
-    """AVEL."""
-
-    weak_forms = ("common", "released")
-
-    width: Width
-    fusion: AvelFusion
-
-
-class CmranParams(MethodParams):
-    """CMRAN."""
-
-    weak_forms = ("common", "released")
-
-    width: Width
-
-
-class PspParams(MethodParams):
-    """PSP."""
-
-    width: Width
-    threshold: Share
-    pair_weight: NotNegative
-
-
-class DamParams(MethodParams):
-    """DAM."""
-
-    width: Width
-
-
-class AveClipParams(MethodParams):
-    """AVE-CLIP."""
-
-    width: Width
-    smooth: bool
-
-
-class CssParams(MethodParams):
-    """CSS-Net."""
-
-    width: Width
-    psi: NotNegative
-    contrast_weight: NotNegative
-
-
-class AudioParams(MethodParams):
-    """The row "Audio" of Table 5."""
-
-    weak_forms = ()
-
-    width: Width
-
-
-class VisualParams(MethodParams):
-    """The row "Visual" of Table 5."""
-
-    weak_forms = ()
-
-    width: Width
 
 
 class WeakParams(Section):
