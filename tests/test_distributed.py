@@ -181,7 +181,7 @@ def test_a_cluster_of_too_small_machines_is_refused(cluster, tmp_path):
 
 def test_without_ray_the_error_explains_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"run `pip install 'cace\[distributed\]'`, or set local"):
+    with pytest.raises(UserError, match=r"run `pip install -e '.\[distributed\]'`, or set local"):
         list(on_cluster(list, [[]], tmp_path))
 
 

@@ -219,3 +219,10 @@ def test_an_authors_checkpoint_is_shared_as_it_is(tmp_path):
     torch.save({f"module.{k}": v for k, v in fill.params("Co-Guide").items()}, tmp_path / "a.tar")
     with pytest.raises(UserError, match="a checkpoint of a method's authors; share that file"):
         export(tmp_path / "a.tar", tmp_path / "a.cace")
+
+
+def test_other_weights_are_never_overwritten(tmp_path):
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    with pytest.raises(SystemExit, match=r"best.pt: not a file of `cace export`; choose another"):
+        cli.main(["export", str(tmp_path / "best.pt"), "--model", str(tmp_path), "--overwrite"])
+    assert (tmp_path / "best.pt").read_bytes() == b"weights"

@@ -353,6 +353,10 @@ def damage(path, change):
             r"audio: expected \[3, 10, ...\] as the labels, got \(3, 9, 2\)",
         ),
         (lambda f: (f.pop("id"), f.create_dataset("id", data=["a"])), "id: expected 3, got 1"),
+        (
+            lambda f: (f.pop("labels"), f.create_dataset("labels", (3, 7), "i8")),
+            "labels: expected 10 segments of each clip, got 7; run `dvc repro extract`",
+        ),
     ],
 )
 def test_a_store_of_another_shape_is_refused(tmp_path, change, message):

@@ -173,6 +173,6 @@ def test_a_network_without_pretrained_weights_says_so():
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(
-        UserError, match=r"timm is not installed; run `pip install 'cace\[encoders\]'`"
+        UserError, match=r"timm is not installed; run `pip install -e '.\[encoders\]'`"
     ):
         visual_encoder("timm/resnet18", "none")

@@ -191,4 +191,4 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(there, monkeypa
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = refused("data/weights/ast")
     assert "needs a package that is not installed" in message
-    assert "`pip install 'cace[encoders]'`" in message
+    assert "`pip install -e '.[encoders]'`" in message

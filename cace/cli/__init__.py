@@ -36,10 +36,12 @@ COMMANDS = (localize, match, export, compare, inspect, check, doctor, clean, ind
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
         takes_names = self.prog.endswith(("inspect", "localize", "match"))
         message = printable(message)
-        super().error(f"{message}\n{self.prog}: {hint}" if takes_names else message)
+        if takes_names and not message.startswith("argument --"):  # else an option's value is wrong
+            hint = f"put a name that starts with '-' after '--': {self.prog} -- -4f2kD8aQxw"
+            message = f"{message}\n{self.prog}: {hint}"
+        super().error(message)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,6 +30,6 @@ def place_of(name: str, weights: str, download: bool = True) -> Path | None:
     if not importlib.util.find_spec("transformers"):
         raise UserError(
             f"encoders.audio: {name}: needs transformers, which is not installed; run "
-            f"`pip install 'cace[encoders]'`"
+            f"`pip install -e '.[encoders]'`"
         )
     return transformers_models.folder_of(model, download)

@@ -146,7 +146,7 @@ def _timm() -> types.ModuleType:
         import timm
     except ImportError as error:
         raise UserError(
-            "encoders.visual: timm is not installed; run `pip install 'cace[encoders]'`"
+            "encoders.visual: timm is not installed; run `pip install -e '.[encoders]'`"
         ) from error
     return timm
 

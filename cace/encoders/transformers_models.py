@@ -125,7 +125,7 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
         why = str(error).strip().split("\n")[0]
         raise UserError(
             f"{setting}{name}: needs a package that is not installed ({why}); run "
-            f"`pip install 'cace[encoders]'`, or install that package"
+            f"`pip install -e '.[encoders]'`, or install that package"
         ) from error
     except UserError as error:
         raise UserError(f"{setting}{name}: {error}") from error

@@ -58,7 +58,7 @@ def _read_safetensors(path: Path) -> Weights:
         from safetensors.torch import load_file
     except ImportError as error:
         raise UserError(
-            f"weights {path}: safetensors is not installed; run `pip install 'cace[encoders]'`"
+            f"weights {path}: safetensors is not installed; run `pip install -e '.[encoders]'`"
         ) from error
     try:
         return load_file(path)

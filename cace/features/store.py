@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
+from cace.conventions import SEGMENTS
 from cace.system.errors import UserError, shown
 from cace.system.files import expect_file
 from cace.system.hdf5 import dataset, open_hdf5, opened
@@ -88,6 +89,11 @@ class FeatureStore:
                 )
             data[name] = found
         samples, segments = data["labels"].shape
+        if segments != SEGMENTS:
+            raise UserError(
+                f"{self.path}, labels: expected {SEGMENTS} segments of each clip, got {segments}; "
+                f"run `dvc repro extract`"
+            )
         for name in ("visual", "audio"):
             if data[name].shape[:2] != (samples, segments):
                 raise UserError(

@@ -273,7 +273,7 @@ def _decode_with_decord(
         import decord
     except ImportError as error:
         raise ModuleNotFoundError(
-            "decode.backend: decord is not installed; run `pip install 'cace[decord]'` or set pyav"
+            "decode.backend: decord is not installed; run `pip install -e '.[decord]'` or set pyav"
         ) from error
     try:
         # An absolute path, because FFmpeg would take `12:30.mp4` for an address.

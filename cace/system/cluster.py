@@ -71,7 +71,7 @@ def on_cluster(
         import ray.data
     except ImportError as error:
         raise UserError(
-            "compute.engine: ray is not installed; run `pip install 'cace[distributed]'`, or set "
+            "compute.engine: ray is not installed; run `pip install -e '.[distributed]'`, or set "
             "local"
         ) from error
     _expect_cluster(os.environ.get("RAY_ADDRESS", ""))
