@@ -203,3 +203,11 @@ def test_a_pickled_module_is_refused_and_not_run(tmp_path):
         UserError, match="contains torch.nn.modules.linear.Linear, whose loading would"
     ):
         load_checkpoint(tmp_path / "AV_att.pt", localizer="avel")
+
+
+def test_another_methods_authors_checkpoint_is_answered_with_the_option_that_names_it(tmp_path):
+    torch.save(fill.params("cmran"), tmp_path / "a.tar")
+    with pytest.raises(
+        UserError, match=r"if its authors are those of another method, name it \(--l"
+    ):
+        checkpoints.read(tmp_path / "a.tar")

@@ -126,11 +126,11 @@ def test_the_same_model_gives_the_same_bytes(small, tmp_path):
 
 
 def test_an_existing_file_is_replaced_only_if_asked(small, tmp_path):
-    (tmp_path / "a.cace").write_text("mine")
+    (tmp_path / "a.cace").write_bytes(small.read_bytes() + b"more")
     command = ["export", str(tmp_path / "a.cace"), "--model", str(small.parent)]
     with pytest.raises(SystemExit, match="a.cace: exists already; choose another name"):
         cli.main(command)
-    assert (tmp_path / "a.cace").read_text() == "mine"
+    assert (tmp_path / "a.cace").read_bytes().endswith(b"more")
     cli.main([*command, "--overwrite"])
     assert (tmp_path / "a.cace").read_bytes() == small.read_bytes()
 
@@ -215,14 +215,16 @@ def test_files_that_are_one_file_already_are_not_exported(small, tmp_path):
         export(small, tmp_path / "a.cace")
 
 
-def test_an_authors_checkpoint_is_shared_as_it_is(tmp_path):
-    torch.save({f"module.{k}": v for k, v in fill.params("Co-Guide").items()}, tmp_path / "a.tar")
+@pytest.mark.parametrize("method", ["Co-Guide", "cmran"])
+def test_an_authors_checkpoint_is_shared_as_it_is(tmp_path, method):
+    torch.save({f"module.{k}": v for k, v in fill.params(method).items()}, tmp_path / "a.tar")
     with pytest.raises(UserError, match="a checkpoint of a method's authors; share that file"):
         export(tmp_path / "a.tar", tmp_path / "a.cace")
 
 
-def test_other_weights_are_never_overwritten(tmp_path):
-    (tmp_path / "best.pt").write_bytes(b"weights")
-    with pytest.raises(SystemExit, match=r"best.pt: not a file of `cace export`; choose another"):
-        cli.main(["export", str(tmp_path / "best.pt"), "--model", str(tmp_path), "--overwrite"])
-    assert (tmp_path / "best.pt").read_bytes() == b"weights"
+@pytest.mark.parametrize("name", ["best.pt", "params.yaml"])
+def test_files_of_other_kinds_are_never_overwritten(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=f"{name}: not a file of `cace export`; choose another"):
+        cli.main(["export", str(tmp_path / name), "--model", str(tmp_path), "--overwrite"])
+    assert (tmp_path / name).read_bytes() == b"mine"

@@ -43,16 +43,15 @@ def add(commands: arguments.Commands, top: Path) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes the file, and prints its size.
 
-    Raises: UserError if it exists already, or the model cannot be loaded. Other
-        weights are never replaced: --overwrite could name a part of the model itself.
+    Raises: UserError if it exists already, or the model cannot be loaded. Only such files are
+        replaced: --overwrite could name a part of the model itself.
     """
     from cace.inference.export import export
     from cace.inference.model_file import is_model_file
 
     if options.file.is_dir() or (options.file.exists() and not options.overwrite):
         raise UserError(f"{options.file}: exists already; choose another name, or use --overwrite")
-    is_weights = options.file.suffix == ".pt" and options.file.exists()
-    if is_weights and not is_model_file(options.file):
+    if options.file.exists() and not is_model_file(options.file):
         raise UserError(f"{options.file}: not a file of `cace export`; choose another name")
     model = export(options.model, options.file, options.encoder, options.licence)
     seeds = f"{len(model.files)} localizer{'s' * (len(model.files) > 1)}"

@@ -94,7 +94,7 @@ def read(path: Path | zipfile.Path, name: str | None = None, **settings: Any) ->
     if isinstance(path, Path):
         expect_file(path, made_by="train")
     content = read_torch_file(path)
-    written_as = content.get("format") if isinstance(content, dict) else None
+    written_as = _format_of(content)
     if written_as in (FORMAT, FIRST_FORMAT):
         try:
             return _ours(str(path), _as_now(content), name)
@@ -106,8 +106,24 @@ def read(path: Path | zipfile.Path, name: str | None = None, **settings: Any) ->
             f"cace may read it"
         )
     weights = weights_in(content, str(path))
-    localizer = from_authors(str(path), weights, name or AUTHORS_DEFAULT, **settings)
+    try:
+        localizer = from_authors(str(path), weights, name or AUTHORS_DEFAULT, **settings)
+    except UserError as error:
+        hint = "" if name else "; if its authors are those of another method, name it (--localizer)"
+        raise UserError(f"{error}{hint}") from error
     return Checkpoint(name or AUTHORS_DEFAULT, localizer, {})
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a PyTorch file is a checkpoint that `save` wrote, and not one of a method's authors.
+
+    Raises: UserError if it is damaged, or contains code.
+    """
+    return isinstance(_format_of(read_torch_file(path)), str)
+
+
+def _format_of(content: Any) -> Any:
+    return content.get("format") if isinstance(content, dict) else None
 
 
 def _ours(where: str, content: dict[str, Any], name: str | None) -> Checkpoint:
@@ -189,7 +205,10 @@ def _authors_format(
             f"the key {error}, got keys such as {shown(sorted(weights)[:5])}"
         ) from None
     except IndexError:
-        raise UserError(f"{where}: weights of an authors' checkpoint have too few axes") from None
+        raise UserError(
+            f"{where}: not a checkpoint of the authors of {method.title}, or a damaged one: some "
+            f"weights have too few axes"
+        ) from None
     if known is None:
         raise UserError(f"{where}: checkpoints of the authors of {method.title} cannot be loaded")
     return known

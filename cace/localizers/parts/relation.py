@@ -71,6 +71,7 @@ class Interaction(nn.Module):
     """The product of the two modalities attends to both.
 
     dropout: of the attention's weights.
+    heads: of the attention.
     """
 
     def __init__(self, dimensions: int, dropout: float, heads: int = HEADS) -> None:
