@@ -150,6 +150,31 @@ def test_what_later_stages_lack_or_could_not_learn_is_a_problem(clips, tmp_path)
     ) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"supervision: full": "supervision: weak"}, "train: all clips have the same tag, so weak"),
+        (
+            {"supervision: full": "supervision: weak", "mismatch: 1.0": "mismatch: 0.0"},
+            "train: no clip is without an event, which weak supervision needs",
+        ),
+    ],
+)
+def test_what_weak_supervision_lacks_is_a_problem_where_the_project_has_it(
+    clips, tmp_path, monkeypatch, capsys, changes, problem
+):
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    check(clips)  # one category is enough for full supervision
+    settings = (tmp_path / "params.yaml").read_text()
+    for old, new in changes.items():
+        assert old in settings
+        settings = settings.replace(old, new)
+    (tmp_path / "params.yaml").write_text(settings)
+    with pytest.raises(SystemExit, match=f"1 problem:\n  {problem}"):
+        check(clips)
+
+
 def test_names_that_are_not_used_are_remarked(clips, tmp_path, capsys):
     shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
     for name in ("a.mkv", "b.wmv", "C.mp4", "notes.txt", ".hidden"):

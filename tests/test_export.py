@@ -1,6 +1,7 @@
 """A trained model as one file: `cace export`, and its use where nothing else is."""
 
 import json
+import os
 import shutil
 import zipfile
 
@@ -228,3 +229,25 @@ def test_files_of_other_kinds_are_never_overwritten(tmp_path, name):
     with pytest.raises(SystemExit, match=f"{name}: not a file of `cace export`; choose another"):
         cli.main(["export", str(tmp_path / name), "--model", str(tmp_path), "--overwrite"])
     assert (tmp_path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "--checkpoint"], ["match", "a.mp4", "--sound", "1-2", "--model"]]
+)
+def test_where_a_checkpoint_is_expected_it_is_named_as_what_it_is(small, command):
+    with pytest.raises(SystemExit, match="small.cace: expected a checkpoint, got a file of `cace"):
+        cli.main([*command, str(small)])
+
+
+def test_terms_that_are_not_utf8_are_written(small, tmp_path):
+    licence = os.fsdecode(b"caf\xe9 BY")
+    cli.main(
+        ["export", str(tmp_path / "a.cace"), "--model", str(small.parent), "--licence", licence]
+    )
+    assert description(tmp_path / "a.cace")["licences"]["model"] == "caf? BY"
+
+
+def test_a_checkpoint_of_a_matcher_is_named_as_what_it_is(tmp_path):
+    torch.save({"format": "cace-matcher-1"}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"expected a localizer \(.*\), got 'cace-matcher-1'; name"):
+        cace.load(tmp_path / "a.pt")

@@ -23,6 +23,7 @@ from cace.localizers.parts import checkpoints
 from cace.system.errors import UserError
 from cace.system.tables import markdown, spreadsheet
 from tests.models import SIZES, write_model
+from tests.project import ROOT
 from tests.timelines import timeline
 from tests.videos import tone, write_video
 
@@ -221,6 +222,25 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(
     assert not looked_at
 
 
+def test_changed_truth_is_noticed_however_the_name_writes_its_accent(localize, clip, tmp_path):
+    folder = videos(tmp_path / "videos", clip, "cafe\u0301.mp4")
+    rows = tmp_path / "Annotations.txt"
+    options = (folder, "--out", "out", "--format", "html", "--truth", ".")
+    rows.write_text("dog&caf\u00e9&good&0&1\n")
+    localize(*options)
+    localize(*options)
+    rows.write_text("dog&caf\u00e9&good&0&2\n")
+    with pytest.raises(SystemExit, match="exist already"):
+        localize(*options)
+
+
+def test_a_model_whose_path_is_not_utf8_is_named(localize, model, clip, tmp_path):
+    localize.model = model._replace(model=os.fsdecode(b"mod\xe9l: AVEL"))
+    localize(clip, "--out", "out")
+    assert json.loads((tmp_path / "out/clip.json").read_text())["model"] == "mod?l: AVEL"
+    assert "mod?l: AVEL" in (tmp_path / "out/clip.html").read_text()
+
+
 def trained_on(model, source, *categories):
     return model._replace(training=Training(source, categories or None))
 
@@ -347,6 +367,31 @@ def test_a_video_that_is_decoded_apart_gives_the_same_timeline(model, tmp_path):
         assert np.array_equal(here.decision.relevance, apart.decision.relevance)
         assert here.remarks == apart.remarks != ()
         assert (here.seconds, here.view) == (apart.seconds, apart.view)
+
+
+def test_the_deadline_is_that_of_the_project(localize, clip, tmp_path, monkeypatch):
+    deadlines = []
+
+    def noted(self, video, deadline_seconds, **options):
+        deadlines.append(deadline_seconds)
+        raise UserError("enough")
+
+    monkeypatch.setattr(EventLocalizer, "localize", noted)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    profile = tmp_path / "profiles/mini.yaml"
+    text = profile.read_text()
+    assert "deadline_seconds: 120.0" in text
+    profile.write_text(text.replace("deadline_seconds: 120.0", "deadline_seconds: 77.0"))
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")
+    with pytest.raises(SystemExit):
+        localize(clip)
+    (tmp_path / "params.yaml").unlink()  # no project any more
+    with pytest.raises(SystemExit):
+        localize(clip)
+    assert deadlines == [77.0, 120.0]
 
 
 def test_a_video_that_is_not_decoded_in_time_is_refused_and_the_next_one_is_done(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -147,6 +148,32 @@ def test_existing_files_are_replaced_only_if_asked_for(match, clip, tmp_path):
     assert (tmp_path / "my clip.match.json").read_text() == "mine"
     match(clip, "--sound", "3-6", "--out", ".", "--overwrite")
     assert json.loads((tmp_path / "my clip.match.json").read_text())["searched"] == "picture"
+
+
+@pytest.mark.parametrize("name", ["x" * 246 + ".mp4", "音" * 84 + ".ts"], ids=["x", "音"])
+def test_a_name_near_the_limit_is_cut(match, clip, tmp_path, name):
+    shutil.copyfile(clip, tmp_path / name)
+    match(name, "--sound", "3-6", "--out", "found")
+    stems = {path.name.removesuffix(path.suffix) for path in (tmp_path / "found").iterdir()}
+    assert len(list((tmp_path / "found").iterdir())) == 2 and len(stems) == 1
+    (stem,) = stems
+    assert name.startswith(stem.removesuffix(".match"))
+    assert 250 <= len(f"{stem}.html".encode()) <= 255
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(match, clip, tmp_path):
+    (tmp_path / "my clip.match.json").mkdir()
+    with pytest.raises(SystemExit, match="these files exist already"):
+        match(clip, "--sound", "3-6", "--out", ".", "--overwrite")
+    assert not (tmp_path / "my clip.match.html").exists()
+
+
+def test_a_model_whose_path_is_not_utf8_is_named(match, matcher, clip, tmp_path, monkeypatch):
+    named = matcher._replace(model=os.fsdecode(b"mod\xe9l: DAM"))
+    monkeypatch.setattr(inference, "load_matcher", lambda *_: named)
+    match(clip, "--sound", "3-6", "--out", "found")
+    content = json.loads((tmp_path / "found/my clip.match.json").read_text())
+    assert content["model"] == "mod?l: DAM"
 
 
 REFUSED = {

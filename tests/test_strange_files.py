@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
 from cace.cli import main
@@ -108,6 +109,27 @@ def test_a_long_video_is_turned_like_a_clip(second, tmp_path, turn):
     assert damages == remarks == []
     _, _, width, height = probe(path, **SCALED).view
     assert (width < height) != bool(TURNS[turn][0][1])  # 128 x 96, unless it is transposed
+
+
+def remuxed(source, target, change):
+    """A copy whose picture went through a bitstream filter of FFmpeg."""
+    with av.open(str(source)) as original, av.open(str(target), "w") as copy:
+        tracks = [copy.add_stream_from_template(track) for track in original.streams]
+        changing = BitStreamFilterContext(change, original.streams.video[0])
+        for packet in original.demux():
+            kind, track = packet.stream.type, tracks[packet.stream.index]
+            for changed in changing.filter(packet) if kind == "video" else [packet]:
+                if changed.dts is not None:
+                    changed.stream = track
+                    copy.mux(changed)
+    return target
+
+
+def test_a_turn_that_only_key_frames_have_is_that_of_all_frames(second, tmp_path):
+    turn = "h264_metadata=display_orientation=insert:flip=horizontal"
+    turned = decode(remuxed(second, tmp_path / "turned.mkv", turn)).frames
+    plain = decode(remuxed(second, tmp_path / "plain.mkv", "null")).frames
+    assert np.array_equal(turned, plain[:, :, ::-1])
 
 
 @pytest.mark.parametrize(("orientation", "quarters"), [(1, 0), (3, 2), (6, -1), (8, 1)])

@@ -5,8 +5,9 @@ import contextlib
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from cace.conventions import THRESHOLD
-from cace.settings import LOCALIZERS, Guidance
+from cace import paths
+from cace.conventions import DEADLINE_SECONDS, THRESHOLD
+from cace.settings import LOCALIZERS, Guidance, load_params
 from cace.system.errors import UserError, shown
 
 FORMATS = ("json", "csv", "vtt", "audacity", "html")
@@ -96,6 +97,24 @@ def formats(text: str) -> list[str]:
     if strange := sorted(set(wanted) - set(FORMATS)):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(FORMATS)}, got {strange}")
     return wanted
+
+
+def deadline_seconds() -> float:
+    """For decoding a second of a video: `decode.deadline_seconds` of the project, if it has one."""
+    top = paths.project_top()
+    decode = load_params(top).decode if top is not None else None
+    return decode.deadline_seconds if decode else DEADLINE_SECONDS
+
+
+def expect_no_export(path: Path) -> None:
+    """Raises: UserError if this is a file of `cace export`, where a checkpoint is expected."""
+    from cace.inference.model_file import is_model_file
+
+    if is_model_file(path):
+        raise UserError(
+            f"{path}: expected a checkpoint, got a file of `cace export`, which only "
+            f"`cace localize` reads"
+        )
 
 
 def existing_folder(path: Path) -> Path:

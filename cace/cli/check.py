@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> None:
 
         checked = check_released(arguments.existing_folder(options.folder))
     else:
-        decode = load_params(top, source).decode if top is not None else None
+        params = load_params(top, source) if top is not None else None
+        decode = params.decode if params else None
         limits = Limits(**decode.model_dump(include=set(Limits._fields))) if decode else Limits()
         given = {key: getattr(options, key) for key in ("min_seconds", "deadline_seconds")}
         index = (top or Path()) / paths.INDEX
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace) -> None:
             source=source,
             limits=limits._replace(**{key: value for key, value in given.items() if value}),
             workers=workers(),
+            weak=params.learns_from_tags if params else None,
         )
     print(markdown(checked.summary))
     if options.csv:

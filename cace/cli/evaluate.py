@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     from cace.localizers.parts import checkpoints
     from cace.system.device import choose_device
 
+    arguments.expect_no_export(options.checkpoint)
     settings, device = arguments.authors_settings(options), choose_device()
     store = FeatureStore(options.features)
     checkpoint = checkpoints.read(options.checkpoint, settings.pop("localizer", None), **settings)

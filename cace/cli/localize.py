@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from cace import paths
 from cace.cli import arguments
-from cace.conventions import DEADLINE_SECONDS
 from cace.system.errors import DISK, UserError, listed, printable
 
 if TYPE_CHECKING:
@@ -114,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
     if localizer.training.warning:
         print(f"  {localizer.training.warning}")
     print()
+    deadline_seconds = arguments.deadline_seconds()
     failures = []
     for file in files:
         name = printable(str(file))
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
             continue
         try:
             timeline = localizer.localize(
-                file, show_progress=True, deadline_seconds=DEADLINE_SECONDS
+                file, show_progress=True, deadline_seconds=deadline_seconds
             )
             events = timeline.events(options.threshold, options.top)
             written = writer.write(timeline, events, options.threshold) if writer else []

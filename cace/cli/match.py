@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from cace import paths
 from cace.cli import arguments
-from cace.conventions import DEADLINE_SECONDS
 from cace.system.errors import UserError, listed, printable, shown
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
     files = _files(options) if options.out else []
     from cace.inference.match import LIMITS, load_matcher
 
+    arguments.expect_no_export(options.model)
     matcher = load_matcher(options.model, options.encoder)
     print(printable(matcher.model))
     if matcher.training.warning:
@@ -87,7 +87,12 @@ def run(options: argparse.Namespace) -> None:
     given: Modality = "audio" if options.sound else "visual"
     start, end = options.sound or options.picture
     match = matcher.match(
-        options.video, given, start, end, show_progress=True, deadline_seconds=DEADLINE_SECONDS
+        options.video,
+        given,
+        start,
+        end,
+        show_progress=True,
+        deadline_seconds=arguments.deadline_seconds(),
     )
     print(f"\n{printable(str(match.file))} ({match.seconds:.1f} s)")
     for remark in match.remarks:
@@ -103,7 +108,7 @@ def _files(options: argparse.Namespace) -> list[Path]:
     Raises: UserError if the folder cannot be written to, one of them exists already, or the video
         is too large to embed.
     """
-    from cace.inference.exports import MOST_EMBEDDED
+    from cace.inference.exports import MOST_EMBEDDED, cut_name, is_no_file, most_name_bytes
     from cace.system.files import expect_writable
 
     size = options.video.stat().st_size if options.video.is_file() else 0
@@ -113,11 +118,13 @@ def _files(options: argparse.Namespace) -> list[Path]:
             f"--embed the page links to it"
         )
     expect_writable(options.out)
-    files = [options.out / f"{options.video.stem}{ending}" for ending in ENDINGS]
-    if there := [str(file) for file in files if os.path.lexists(file) and not options.overwrite]:
+    name = cut_name(options.video.stem, most_name_bytes(options.out, ENDINGS))
+    files = [options.out / f"{name}{ending}" for ending in ENDINGS]
+    present = [file for file in files if os.path.lexists(file)]
+    if there := [str(file) for file in present if is_no_file(file) or not options.overwrite]:
         raise UserError(
-            f"these files exist already; choose another folder, or replace them with "
-            f"--overwrite:{listed(there)}"
+            f"these files exist already; choose another folder, or replace them (all but folders) "
+            f"with --overwrite:{listed(there)}"
         )
     return files
 

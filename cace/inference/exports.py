@@ -5,7 +5,7 @@ import html
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ class Writer:
         self.folder, self.formats, self.embed = folder, formats, embed
         self.truth = _read_truth(truth) if truth else None
         expect_writable(folder)
-        self.names = dict(zip(files, _names(files, _most_bytes(folder)), strict=True))
+        most_bytes = most_name_bytes(folder, ENDINGS.values())
+        self.names = dict(zip(files, _names(files, most_bytes), strict=True))
         sizes = {file: _size(file) for file in files}
         large = [str(file) for file in files if sizes[file] > MOST_EMBEDDED]
         if embed and "html" in formats and large:
@@ -125,7 +126,7 @@ class Writer:
                 f"the page links to them:{listed(large)}"
             )
         self.keys = {file: self._key(file, made_with or {}) for file in files}
-        if _is_no_file(folder / RECORD):
+        if is_no_file(folder / RECORD):
             raise UserError(f"{folder / RECORD}: expected a file; remove it, or choose a folder")
         record = _read_record(folder / RECORD)
         self.finished: set[Path] = set()
@@ -143,7 +144,7 @@ class Writer:
             there += [
                 str(path)
                 for path in present
-                if not ours or _is_no_file(path) or os.path.realpath(path) in inputs
+                if not ours or is_no_file(path) or os.path.realpath(path) in inputs
             ]
         if there:
             raise UserError(
@@ -174,7 +175,7 @@ class Writer:
             status = file.stat()
         except OSError:  # it is gone; the error is reported when its turn comes
             return ""
-        truth = [event._asdict() for event in self._truth(file.stem) or []]
+        truth = [event._asdict() for event in self._truth(id_of(file)) or []]
         parts = (
             *(os.fsencode(file.resolve()).hex(), status.st_size, status.st_mtime_ns),
             *(made_with, self.embed, truth, __version__),
@@ -221,7 +222,7 @@ class Writer:
         ]
 
 
-def _is_no_file(path: Path) -> bool:
+def is_no_file(path: Path) -> bool:
     """Whether something else is there: a folder, a pipe."""
     return path.exists() and not path.is_file()
 
@@ -233,12 +234,12 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _most_bytes(folder: Path) -> int:
-    """Of a file's name in this folder, without its ending."""
+def most_name_bytes(folder: Path, endings: Iterable[str]) -> int:
+    """Of a file's name in this folder, without its ending, which is one of these."""
     most = MOST_NAME_BYTES
     if hasattr(os, "pathconf"):
         most = min(most, os.pathconf(folder, "PC_NAME_MAX"))
-    return most - max(map(len, ENDINGS.values()))
+    return most - max(map(len, endings))
 
 
 def _names(files: Sequence[Path], most_bytes: int) -> list[str]:
@@ -250,16 +251,17 @@ def _names(files: Sequence[Path], most_bytes: int) -> list[str]:
     used = set[str]()
     for file in files:
         whole = file.stem if stems[file.stem] == 1 else file.name
-        name, number = _cut(whole, most_bytes), 1
+        name, number = cut_name(whole, most_bytes), 1
         while name in used:
             number += 1
-            name = _cut(whole, most_bytes - len(f"-{number}")) + f"-{number}"
+            name = cut_name(whole, most_bytes - len(f"-{number}")) + f"-{number}"
         used.add(name)
         names.append(name)
     return names
 
 
-def _cut(name: str, most_bytes: int) -> str:
+def cut_name(name: str, most_bytes: int) -> str:
+    """The beginning of a name, in at most so many bytes."""
     while len(os.fsencode(name)) > most_bytes:
         name = name[:-1]
     return name

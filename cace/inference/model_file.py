@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from cace.encoders.hub import CONFIGURATION
 from cace.system.errors import UserError, shown
-from cace.system.files import write_atomically
+from cace.system.files import as_utf8, write_atomically
 
 FORMAT = "cace-model-1"
 DESCRIPTION = "model.json"
@@ -54,7 +54,7 @@ def write_model_file(
     seeds = {_name_of(seed): checkpoint for seed, checkpoint in enumerate(localizers)}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in {DESCRIPTION: f"{text}\n".encode(), **seeds, **encoders}.items():
+        for name, content in {DESCRIPTION: as_utf8(f"{text}\n"), **seeds, **encoders}.items():
             archive.writestr(zipfile.ZipInfo(name, NEVER), content)
     write_atomically(path, buffer.getbuffer())
 

@@ -147,6 +147,7 @@ class FramePicker:
         self.popped = 0
         self.shown: Picture | None = None
         self.begin = 0.0
+        self.orientation = Orientation(False, False, False)
         self.longest = 0.0
         self.holes: list[float] = []  # seconds that no frame is declared to last
         self.reformatter = VideoReformatter()
@@ -155,6 +156,8 @@ class FramePicker:
         """Reads the next frame, in the order of time."""
         if self.shown is None:
             self.begin = picture.at_seconds
+            # Of all frames: H.264 may repeat it at key frames only.
+            self.orientation = orientation(picture.frame)
         else:
             self._choose_until(picture.at_seconds)
             until_next = picture.at_seconds - self.shown.at_seconds
@@ -217,9 +220,7 @@ class FramePicker:
         small = self.reformatter.reformat(
             frame, width=width, height=height, format="gbrp", interpolation=self.scaling, threads=1
         )
-        # Its orientation is that of `frame`, which PyAV would keep in memory for being asked:
-        # side data and frame refer to each other, until the garbage collector runs.
-        return orientation(small).apply(_crop(small.to_ndarray(), self.crop))
+        return self.orientation.apply(_crop(small.to_ndarray(), self.crop))
 
 
 def _declared_seconds(frame: av.VideoFrame) -> float:

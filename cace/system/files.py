@@ -94,15 +94,21 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{of_path}.{os.getpid()}.tmp")
 
 
+def as_utf8(text: str) -> bytes:
+    """Text as UTF-8; what is no character, as in a path with other bytes, becomes a `?`."""
+    return text.encode(errors="replace")
+
+
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Writes a file completely or not at all: under a temporary name, then renamed.
 
-    A pipe or a device, such as /dev/stdout, is written to: a rename would replace it.
+    A pipe or a device, such as /dev/stdout, is written to: a rename would replace it. Text is
+    written as UTF-8; `as_utf8` tells what becomes of paths in it.
     Raises: OSError that names `path`, also if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = as_utf8(content) if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(data)

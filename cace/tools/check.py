@@ -28,6 +28,7 @@ from cace.data.sources.folder import (
 from cace.media.pool import MediaFile, decode_clips
 from cace.media.store import Facts
 from cace.paths import INDEX
+from cace.settings.schema import WeakParams
 from cace.system.errors import UserError
 from cace.system.workers import stopping_on_sigterm
 
@@ -55,12 +56,19 @@ class Checked(NamedTuple):
 
 
 def check_folder(
-    folder: Path, index: pd.DataFrame, *, source: str, limits: Limits, workers: int
+    folder: Path,
+    index: pd.DataFrame,
+    *,
+    source: str,
+    limits: Limits,
+    workers: int,
+    weak: WeakParams | None = None,
 ) -> Checked:
     """Reads the annotations and decodes every clip, as the pipeline would.
 
     index: written by `cace index`; ignored if it contains no clip of this folder.
     source: folder, or ave, whose categories are given.
+    weak: the settings of weak supervision; None with full supervision.
     Raises: UserError if there is no `Annotations.txt`, or it is not text.
     """
     annotations, of_rows = examine_annotations(folder, known_categories(source))
@@ -75,6 +83,8 @@ def check_folder(
     too_many = len(refused) > limits.max_bad_fraction * len(clips)
     lacking = [f"{len(refused)} of {len(clips)} clips cannot be used; {share}"] if too_many else []
     lacking += _lacking(annotations, usable)
+    if weak:
+        lacking += _not_teaching_background(annotations, usable, weak)
     spoiled = _not_learnable(annotations)
     shared = [f"{', '.join(ids)}: the same file" for ids in shared_files(found, annotations)]
     spoiled += [f"{line}, but not in the same split" for line in shared if source == "folder"]
@@ -139,6 +149,26 @@ def _lacking(annotations: Annotations, usable: set[str]) -> list[str]:
         elif inside and split != "test" and all(len(splits[id_]) > 1 for id_ in can_be_used):
             lacking.append(f"{split}: expected usable clips that are in no other split, got none")
     return lacking
+
+
+def _not_teaching_background(
+    annotations: Annotations, usable: set[str], weak: WeakParams
+) -> list[str]:
+    """Why weak supervision would refuse the train split (cace/features/tags.py)."""
+    train = [row for row in annotations.rows if row.split == "train" and row.id in usable]
+    tags = {row.category if row.start < row.end else annotations.background for row in train}
+    mismatch = weak.mismatch if weak.form == "common" else 0.0
+    if train and mismatch and len(tags) < 2:
+        return [
+            "train: all clips have the same tag, so weak supervision has no mismatched pairs of "
+            "vision and sound; it needs clips of other categories"
+        ]
+    if train and not mismatch and annotations.background not in tags:
+        return [
+            "train: no clip is without an event, which weak supervision needs if it has no "
+            "mismatched pairs (weak.mismatch is 0, or weak.form is released)"
+        ]
+    return []
 
 
 def _not_learnable(annotations: Annotations) -> list[str]:

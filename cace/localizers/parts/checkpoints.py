@@ -102,8 +102,8 @@ def read(path: Path | zipfile.Path, name: str | None = None, **settings: Any) ->
             raise UserError(f"{path}: a damaged checkpoint: {shown(error)}") from error
     if isinstance(written_as, str):
         raise UserError(
-            f"{path}: expected the format {FORMAT}, got {shown(written_as)}; a newer version of "
-            f"cace may read it"
+            f"{path}: expected a localizer ({FORMAT}), got {shown(written_as)}; name a model that "
+            f"`dvc repro train` wrote, or use the version of cace that wrote this one"
         )
     weights = weights_in(content, str(path))
     try:
