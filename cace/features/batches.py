@@ -98,8 +98,17 @@ class Split:
         there = places.to(self.device)
         return tuple(data[there] for data in self.resident)
 
+    def audio(self, places: Int[Tensor, " b"]) -> Tensor:
+        """The second of `samples`; no visual features are read for it."""
+        if self.resident is None:
+            return self._on_device(self.stored[1], self.rows[places.numpy()])
+        return self.resident[1][places.to(self.device)]
+
     def _read(self, rows: Int[np.ndarray, " b"]) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(data[rows]).to(self.device) for data in self.stored)
+        return tuple(self._on_device(data, rows) for data in self.stored)
+
+    def _on_device(self, data: np.ndarray, rows: Int[np.ndarray, " b"]) -> Tensor:
+        return torch.from_numpy(data[rows]).to(self.device)
 
 
 def room(device: torch.device) -> float:

@@ -73,6 +73,11 @@ class FeatureStore:
         numbers, floats = ("i8", "i4", "i2", "i1"), ("f2", "f4")
         kinds = {"visual": floats, "audio": floats, "labels": numbers, "tags": numbers}
         size, data = self.path.stat().st_size, {}
+        if missing := [name for name in axes if name not in file]:
+            raise UserError(
+                f"{self.path}: lacks {', '.join(missing)}, which an older version of cace may not "
+                f"have written; run `dvc repro extract`"
+            )
         for name, count in axes.items():
             found = dataset(file, name)
             if found.ndim != count:

@@ -83,9 +83,9 @@ class TaggedSplit(Split):
         known: TagsOnly,
     ) -> Batch:
         batch = self.batch(vision, places)
-        _, audio, _ = self.samples(sounds)
         background = torch.full_like(batch.labels, self.store.background)
-        return batch._replace(audio=audio.float(), labels=background, tags_only=known)
+        audio = self.audio(sounds).float()
+        return batch._replace(audio=audio, labels=background, tags_only=known)
 
     def _other_sounds(self, vision: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
         """For each of these clips a random clip of the split that has another tag."""
