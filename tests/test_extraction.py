@@ -342,7 +342,7 @@ def damage(path, change):
     [
         (
             lambda f: (f.pop("audio"), f.pop("tags")),
-            "lacks audio, tags, which an older version of cace may not have written; run `dvc repro",
+            "lacks audio, tags, which an older version of cace may not have written; run ",
         ),
         (lambda f: f.move("labels", "visual2"), "lacks labels, "),
         (
