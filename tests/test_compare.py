@@ -195,6 +195,18 @@ def test_a_cell_has_the_settings_of_its_table(compare):
     assert "few_clips.epochs" not in differing
 
 
+def test_a_cell_of_weak_supervision_has_the_seeds_of_the_methods(repository, compare):
+    folder = repository.folder / "metrics/weak/predictions"
+    folder.mkdir(parents=True)
+    (folder / "css.csv").write_text(BETTER)
+    try:
+        arguments = ("baselines/css", "weak/css", "--format", "json")
+        (pair,) = json.loads(compare(*arguments))["pairs"]
+    finally:
+        shutil.rmtree(folder.parent)
+    assert {setting["name"] for setting in pair["settings"]} == {"supervision"}
+
+
 def test_several_runs_are_a_table_against_the_first(compare):
     printed = compare("main", "better", "lucky")
     rows = re.findall(r"^(main|better|lucky) +2 +(\S+)", printed, re.MULTILINE)
@@ -240,17 +252,17 @@ def test_other_clips_are_refused_with_counts_and_compared_if_asked(compare, refu
     lines = BETTER.splitlines()
     file = own("\n".join([lines[0], *lines[1:21], *lines[25:45]]))  # 20 clips of each seed
     assert "main has 24 clips" in (message := refused("main", file))
-    assert "has 20 clips; 20 are in all, 20 of them with the same labels" in message
+    assert "has 20 clips; in all: 20, with the same labels: 20" in message
     assert "--common" in message
     found = json.loads(compare("main", file, "--common", "--format", "json"))
     assert found["clips"] == 20
-    assert found["remark"].startswith("Compared on 20 common clips: ")
+    assert found["remark"].startswith("Compared on 20 clips that all have: ")
 
 
 def test_other_labels_are_refused_with_counts(compare, refused, own):
     first = BETTER.splitlines()[1].split(",")
     file = own(BETTER.replace(f",clip 0,0,{first[3]},", ",clip 0,0,.*10,"))
-    assert "24 are in all, 23 of them with the same labels" in refused("main", file)
+    assert "in all: 24, with the same labels: 23" in refused("main", file)
     assert json.loads(compare("main", file, "--common", "--format", "json"))["clips"] == 23
 
 
@@ -284,7 +296,7 @@ def test_a_category_that_only_one_run_predicts_does_not_shift_the_others(compare
 def test_runs_that_are_identical_are_equal(compare):
     printed = compare("better", "lucky")
     assert "lucky and better are equal on every clip: the difference is 0, p = 1." in printed
-    assert "No clip changed." in printed
+    assert "No clip has more or fewer right segments." in printed
 
 
 def test_another_number_of_seeds_is_compared_by_means_and_said(compare, own):
@@ -320,6 +332,11 @@ REFUSED = {
     "main:baselines/none": r"main \(\w{7}\): metrics/baselines/predictions/none.csv: not there; "
     r"run `dvc repro baselines/dvc.yaml:train@none` at that commit",
     "main:metrics": "'main:metrics': expected REVISION:ablations/CELL",
+    "main:metrics/predictions.csv": "'main:metrics/predictions.csv': expected REVISION:ablations/",
+    "main:baselines/../css": "'main:baselines/../css': expected REVISION:ablations/CELL",
+    "baselines/../predictions/css": "'baselines/../predictions/css': expected a branch",
+    "matching/dam": "'matching/dam': a matcher predicts no labels of segments, so it cannot be",
+    "main:matching/dam": "'main:matching/dam': a matcher predicts no labels of segments",
     "": "'': expected a branch",
 }
 
@@ -340,9 +357,25 @@ def test_predictions_that_are_not_in_the_cache_name_what_brings_them(
         message = refused("main", name)
     finally:
         cache.with_name("elsewhere").rename(cache)
-    assert re.match(rf"error: {name} \(\w{{7}}\): metrics/predictions.csv is ", message)
-    assert "is not in DVC's cache; run `dvc pull data/predictions` at that commit" in message
+    assert re.match(rf"error: {name} \(\w{{7}}\): metrics/predictions.csv (is|contains) ", message)
+    assert (
+        "DVC's cache does not contain data/predictions; run `dvc pull data/predictions` at"
+        in message
+    )
     assert "or `dvc repro evaluate` to make it" in message
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda rows: [*rows, "0,clip"], "expected seed,id,segment"),
+        (lambda rows: [*rows, *rows[1:11]], "expected all rows of a seed together"),
+        (lambda rows: [row.replace("0,", 5_000 * "1" + ",", 1) for row in rows], "10 segments of"),
+    ],
+)
+def test_a_damaged_file_of_older_commits_is_named(refused, own, damage, message):
+    rows = segment_table(BETTER).splitlines()
+    assert message in refused("main", own("\n".join(damage(rows))))
 
 
 def test_a_damaged_file_is_named_with_its_line(refused, own):
@@ -360,6 +393,54 @@ def test_outside_of_a_project_files_can_be_compared_and_revisions_cannot(
     monkeypatch.chdir(tmp_path)
     compare(own(WORSE, "a"), own(BETTER, "b"))
     assert "belong to a project" in refused("main", "better")
+
+
+@pytest.mark.parametrize(
+    "name, references, message",
+    [
+        ("v1", ["tags/v1 main", "heads/v1 better"], "name refs/tags/v1 or refs/heads/v1"),
+        ("lucky", ["heads/lucky main"], "name refs/heads/lucky or refs/exps/"),
+        ("baselines/css", ["heads/baselines/css main"], "name workspace:baselines/css or refs/he"),
+        ("far", ["remotes/origin/far main"], "'far' is a branch of a remote; name origin/far"),
+    ],
+)
+def test_a_name_of_several_runs_is_refused_with_their_full_names(
+    refused, repository, name, references, message
+):
+    made = [reference.split() for reference in references]
+    for reference, target in made:
+        repository.run("git", "update-ref", f"refs/{reference}", target)
+    try:
+        assert message in refused("main", name)
+    finally:
+        for reference, _ in made:
+            repository.run("git", "update-ref", "-d", f"refs/{reference}")
+
+
+def test_a_shallow_clone_names_what_brings_older_commits(repository, tmp_path, monkeypatch):
+    source = f"file://{repository.folder}"
+    repository.run("git", "clone", "-q", "--depth", "1", source, str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(SystemExit, match="`git fetch --unshallow` brings older commits"):
+        main(["compare", "main", "HEAD~1"])
+
+
+STRANGE = {
+    "no sections": "data: 3\nlocalizer: [a]\nevaluate: 3\ntrain: 3\n",
+    "lists for values": "data: {source: [a]}\nlocalizer: {name: [a]}\nevaluate: {boundary: two}\n",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_settings_of_a_wrong_shape_are_shown_and_stop_nothing(repository, compare, name):
+    params = repository.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(STRANGE[name])
+    try:
+        assert "Settings that differ" in compare("workspace", "better")
+        assert "localizer" in compare("main", "baselines/css")
+    finally:
+        params.write_text(before)
 
 
 def test_experiments_of_one_name_are_listed(refused, repository):

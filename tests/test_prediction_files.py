@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cace.evaluation import prediction_files
 from cace.system.errors import UserError
+from tests.comparisons import table
 
 TABLE = """\
 seed,id,row,actual,predicted,category
@@ -79,3 +80,29 @@ def test_above_a_megabyte_only_the_header_is_for_git():
 def test_a_damaged_table_is_refused_by_line(text, expected):
     with pytest.raises(UserError, match=expected):
         prediction_files.read(text, "t.csv")
+
+
+def test_every_seed_may_have_its_clips_in_another_order():
+    header, *rows = table((0, 1), right=0.7).splitlines()
+    shuffled = "\n".join([header, *rows[:24], *reversed(rows[24:])])
+    expected, found = (
+        prediction_files.read(text, "") for text in (table((0, 1), right=0.7), shuffled)
+    )
+    assert found.ids == expected.ids
+    assert np.array_equal(found.labels[1], expected.labels[1])
+    assert np.array_equal(found.clip_category[1], expected.clip_category[1])
+
+
+BROKEN = {
+    "a seed written twice": ("\n1,", "\n00,", "is there twice for seed 0"),
+    "a seed of 5,000 digits": ("\n1,", "\n" + 5_000 * "1" + ",", "line 26: expected seed,"),
+    "a clip without a name": (",clip 3,", ",,", "line 5: expected seed,"),
+    "a field of 200,000 characters": (",clip 3,", f",{200_000 * 'x'},", "expected a table in CSV"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_with_its_place(name):
+    old, new, message = BROKEN[name]
+    with pytest.raises(UserError, match=message):
+        prediction_files.read(table((0, 1)).replace(old, new), "own.csv")

@@ -30,18 +30,24 @@ def on_same_clips(runs: Sequence[Run], common: bool) -> tuple[list[Run], str | N
     remark = None
     if any(len(truth) != len(equal) for truth in truths):
         counts = ", ".join(
-            f"{run.name} has {len(truth)} clips" for run, truth in zip(runs, truths, strict=True)
+            f"{run.name} has {counted_clips(len(truth))}"
+            for run, truth in zip(runs, truths, strict=True)
         )
-        found = f"{counts}; {len(shared)} are in all, {len(equal)} of them with the same labels"
+        found = f"{counts}; in all: {len(shared)}, with the same labels: {len(equal)}"
         if not equal:
             raise UserError(f"the test data differ: {found}: nothing to compare on")
         if not common:
             raise UserError(
-                f"the test data differ: {found}. Compare on these {len(equal)} with --common"
+                f"the test data differ: {found}. --common compares on {counted_clips(len(equal))}"
             )
-        remark = f"Compared on {len(equal)} common clips: {found}."
+        remark = f"Compared on {counted_clips(len(equal))} that all have: {found}."
     taken = same_categories([_taken(run.saved, equal) for run in runs])
     return [run._replace(saved=saved) for run, saved in zip(runs, taken, strict=True)], remark
+
+
+def counted_clips(count: int, kind: str = "") -> str:
+    """`1 clip`, `48 test clips`."""
+    return f"{count} {kind}clip{'s' if count != 1 else ''}"
 
 
 def same_categories(runs: Sequence[SavedPredictions]) -> list[SavedPredictions]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cace.comparison.clips import counted_clips
 from cace.comparison.measures import MEASURES
 from cace.comparison.results import Category, Clip, Comparison, Pair, Timeline
 from cace.comparison.statistics import Difference
@@ -27,6 +28,7 @@ CORRECTED = (
     "Recall: the share of a category's segments that get its label. p is corrected for the number "
     "of categories (Holm)."
 )
+NO_CLIP = "No clip has more or fewer right segments."
 MANY = (
     "Each run is tested on its own: of twenty runs that are in fact equal to {name}, one is "
     "expected to seem better or worse."
@@ -163,7 +165,7 @@ def _value(value: Any) -> str:
 
 def _pair(document: _Document, comparison: Comparison, pair: Pair, level: int) -> None:
     a, b = comparison.name, pair.name
-    about = f"{comparison.clips} test clips. {comparison.remark or ''}".strip()
+    about = f"{counted_clips(comparison.clips, 'test ')}. {comparison.remark or ''}".strip()
     document.paragraph(" ".join([about, *pair.remarks]))
     differing = ("difference", "95 % interval", "p", "verdict")
     document.table(("%", a, b, *differing), measure_rows(pair))
@@ -179,7 +181,7 @@ def _pair(document: _Document, comparison: Comparison, pair: Pair, level: int) -
     document.paragraph(CORRECTED)
     document.title("The clips that changed most", level)
     if not pair.clips:
-        document.paragraph("No clip changed.")
+        document.paragraph(NO_CLIP)
     for clip in pair.clips:
         document.lines(_timelines(clip))
 
@@ -235,6 +237,8 @@ def page(comparison: Comparison) -> str:
         a=a,
         about=ABOUT,
         corrected=CORRECTED,
+        no_clip=NO_CLIP,
+        clips=counted_clips(comparison.clips, "test "),
         many=MANY.format(name=a),
         kinds=KINDS,
         headline=lambda pair: headline(a, pair),

@@ -115,7 +115,9 @@ def difference(a: SavedPredictions, b: SavedPredictions, measure: str = "accurac
 
 def _pair(a: Run, b: Run) -> Pair:
     settings = _differing(a.settings, b.settings)
-    boundary = (a.settings or b.settings or {}).get("evaluate.boundary", BOUNDARY)
+    boundary = (a.settings or b.settings or {}).get("evaluate.boundary")
+    if not isinstance(boundary, int):
+        boundary = BOUNDARY
     errors_a, errors_b = (_errors(run.saved, boundary) for run in (a, b))
     return Pair(
         b.name,
@@ -160,7 +162,7 @@ def _errors(saved: SavedPredictions, boundary: int) -> dict[str, float]:
 def _remarks(a: Run, b: Run, settings: list[Setting] | None) -> list[str]:
     remarks = []
     for name, one, other in settings or ():
-        if name == "evaluate.threshold":
+        if name == "evaluate.threshold" and None not in (one, other):
             remarks.append(
                 f"The threshold θ differs: {one} in {a.name}, {other} in {b.name}. A part of the "
                 f"differences may be its own."

@@ -1,7 +1,5 @@
 """The predictions of commits without metrics/predictions.csv: one row per seed and segment."""
 
-import csv
-import io
 from collections import Counter
 from itertools import groupby
 
@@ -10,7 +8,7 @@ import numpy as np
 from cace.conventions import SEGMENTS
 from cace.evaluation import prediction_files
 from cace.evaluation.prediction_files import SavedPredictions
-from cace.system.errors import UserError
+from cace.system.errors import UserError, shown
 
 BACKGROUND = "background"
 COLUMNS = ("seed", "id", "segment", "actual", "predicted", "category")  # that are read
@@ -24,15 +22,23 @@ def read_segment_table(text: str, where: str) -> SavedPredictions | None:
 
     Raises: UserError if the text is not of this form.
     """
-    table = csv.DictReader(io.StringIO(text))
-    if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
+    header, *lines = prediction_files.lines_of(text, where) or [[]]
+    if missing := [name for name in COLUMNS if name not in header]:
         raise UserError(f"{where}: expected columns {','.join(COLUMNS)}, got none of {missing}")
-    rows = list(table)
+    for place, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise UserError(
+                f"{where}, line {place}: expected {','.join(header)}, got {shown(line)}"
+            )
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
     if len(rows) % SEGMENTS or any(
-        row["segment"] != str(k % SEGMENTS) or not row["seed"].isdecimal()
+        row["segment"] != str(k % SEGMENTS) or not prediction_files.NUMBER.fullmatch(row["seed"])
         for k, row in enumerate(rows)
     ):
         raise UserError(f"{where}: expected {SEGMENTS} segments of every clip in the order of time")
+    runs = [seed for seed, _ in groupby(row["seed"] for row in rows)]
+    if len(runs) != len(set(map(int, runs))):
+        raise UserError(f"{where}: expected all rows of a seed together")
     names = sorted({row[k] for row in rows for k in COLUMNS[3:]} - {BACKGROUND})
     number = {name: k for k, name in enumerate([*names, BACKGROUND])}
     seeds = {

@@ -1,5 +1,6 @@
 """A run's result in one sentence, with all that another must know to compare with it."""
 
+from cace.comparison.clips import counted_clips
 from cace.comparison.measures import shares
 from cace.comparison.sources import Run
 from cace.comparison.statistics import over_seeds
@@ -21,7 +22,7 @@ def sentence(run: Run) -> str:
     if low is not None and high is not None:
         details.append(f"95 % bootstrap interval over clips {100 * low:.1f} to {100 * high:.1f} %")
     return (
-        f"On the {clips} test clip{'s' if clips > 1 else ''}{f' of {source}' if source else ''}, "
+        f"On the {counted_clips(clips, 'test ')}{f' of {source}' if source else ''}, "
         f"{method} labels {percent(*over_seeds(right))} % of the segments "
         f"right ({'; '.join(details)})."
     )

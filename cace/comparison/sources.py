@@ -3,6 +3,7 @@
 Everything is read from git, from the files of the project, or from DVC's cache; nothing is written.
 """
 
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from cace.system.files import read_text, read_yaml
 WORKSPACE = "workspace"
 CACHED = paths.PREDICTIONS / "predictions.csv"
 CACHED_BEFORE = paths.PREDICTIONS / "test.csv"  # of commits without metrics/predictions.csv
+MATCHING = paths.METRICS / "matching" / "table.md"
+_CELL = re.compile(r"[^/]+")
 NOT_OF_A_RESULT = ("ablations", "baselines", "matching", "compute")  # sections of settings
 
 
@@ -69,7 +72,7 @@ def find(name: str, top: Path | None) -> Run:
     top: the project's top folder; without one, only CSV files can be read.
     Raises: UserError if there is no such run, or no predictions of it.
     """
-    if name.endswith(".csv"):
+    if name.endswith(".csv") and (":" not in name or Path(name).is_file()):
         return _of_file(name)
     if top is None:
         raise UserError(
@@ -79,14 +82,22 @@ def find(name: str, top: Path | None) -> Run:
     revision, colon, cell = name.rpartition(":")
     table, _, cell_name = cell.partition("/")
     if colon:
-        if table not in paths.TABLES or not cell_name:
+        if table == "matching":
+            raise _matcher(name)
+        if table not in paths.TABLES or not _CELL.fullmatch(cell_name):
             raise UserError(
                 f"{shown(name)}: expected REVISION:ablations/CELL, REVISION:baselines/METHOD or "
                 f"REVISION:weak/METHOD"
             )
         return _of_cell(name, _place(revision, top), table, cell_name)
     files = _Place(WORKSPACE, top, None)
-    if table in paths.TABLES and (top / _cell_file(table, cell_name)).is_file():
+    known = table in paths.TABLES and _CELL.fullmatch(cell_name)
+    if known and (top / _cell_file(table, cell_name)).is_file():
+        if _commit(top, branch := f"refs/heads/{name}"):
+            raise UserError(
+                f"{shown(name)} is a cell of a table and a branch; name {WORKSPACE}:{name} or "
+                f"{branch}"
+            )
         return _of_cell(name, files, table, cell_name)
     place = _place(name, top)
     return Run(name, place.commit, _predictions(place), _settings(place))
@@ -112,18 +123,46 @@ def _read(text: str, where: str) -> SavedPredictions | None:
 def _place(name: str, top: Path) -> _Place:
     if name == WORKSPACE:
         return _Place(name, top, None)
-    if _git(top, "rev-parse", "--git-dir").returncode:
-        raise UserError(f"{shown(name)}: this project is not in a git repository: no revisions")
-    for revision in (name, *_experiments(name, top)):
-        if not name or name.startswith("-"):
-            break
-        done = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-        if done.returncode == 0:
-            return _Place(name, top, done.stdout.strip())
-    tables = " or ".join(f"{table}/NAME" for table in paths.TABLES)
-    raise UserError(
+    if (done := _git(top, "rev-parse", "--git-dir")).returncode:
+        why = done.stderr.strip().partition("\n")[0]
+        raise UserError(f"{shown(name)}: git reads no repository of this project: {why}")
+    if not name or name.startswith("-"):
+        raise _no_run(name, top)
+    references = (f"refs/tags/{name}", f"refs/heads/{name}", *_experiments(name, top))
+    found = {ref: commit for ref in references if (commit := _commit(top, ref))}
+    if len({*found.values()}) > 1:
+        raise UserError(f"{shown(name)}: several runs have this name; name {' or '.join(found)}")
+    commit = next(iter(found.values()), None) or _commit(top, name)
+    if commit is None:
+        raise _no_run(name, top)
+    return _Place(name, top, commit)
+
+
+def _commit(top: Path, revision: str) -> str | None:
+    """The commit's hash; None if git knows no such revision."""
+    done = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _matcher(name: str) -> UserError:
+    return UserError(
+        f"{shown(name)}: a matcher predicts no labels of segments, so it cannot be compared "
+        f"here; {MATCHING} compares the matchers"
+    )
+
+
+def _no_run(name: str, top: Path) -> UserError:
+    if name.startswith("matching/"):
+        return _matcher(name)
+    remote = _git(top, "for-each-ref", "--format=%(refname:short)", "refs/remotes").stdout.split()
+    if branches := [branch for branch in remote if branch.partition("/")[2] == name]:
+        return UserError(f"{shown(name)} is a branch of a remote; name {' or '.join(branches)}")
+    tables = ", ".join(f"{table}/NAME" for table in paths.TABLES)
+    shallow = _git(top, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+    return UserError(
         f"{shown(name)}: expected a branch, tag, commit, experiment (`dvc exp show` lists them), "
         f"{WORKSPACE}, a file FILE.csv, or a cell of a table ({tables}) that has predictions"
+        + ("; this clone is shallow: `git fetch --unshallow` brings older commits" * shallow)
     )
 
 
@@ -152,21 +191,20 @@ def _predictions(place: _Place) -> SavedPredictions:
     text = place.text(paths.SAVED_PREDICTIONS)
     if text is not None and (saved := _read(text, where)) is not None:
         return saved
-    cached = CACHED if text is not None else CACHED_BEFORE
     if text is None and not _lists(place, paths.PREDICTIONS):
         raise UserError(
             f"{where}: not there; run `dvc repro evaluate` {_there(place)}and keep the file in git"
         )
-    found = _from_cache(place, cached)
-    saved = None if found is None else _read(found, f"{place}: {cached}")
-    if saved is None:
-        why = "is too large for git" if text is not None else "is not there, as in older commits"
-        raise UserError(
-            f"{where} {why}, and {cached} is not in DVC's cache; run "
-            f"`dvc pull {paths.PREDICTIONS}` {_there(place)}to bring it, or `dvc repro evaluate` "
-            f"to make it"
-        )
-    return saved
+    for cached in (CACHED, CACHED_BEFORE):
+        found = _from_cache(place, cached)
+        if found is not None and (saved := _read(found, f"{place}: {cached}")) is not None:
+            return saved
+    why = "contains only a header, as the table is too large for git" if text else "is not there"
+    raise UserError(
+        f"{where} {why}, and DVC's cache does not contain {paths.PREDICTIONS}; run "
+        f"`dvc pull {paths.PREDICTIONS}` {_there(place)}to bring it, or `dvc repro evaluate` "
+        f"to make it"
+    )
 
 
 def _there(place: _Place) -> str:
@@ -175,13 +213,10 @@ def _there(place: _Place) -> str:
 
 def _lists(place: _Place, out: Path) -> bool:
     """Whether dvc.lock contains the output of a stage."""
-    lock = place.yaml(Path("dvc.lock")) or {}
-    stages = lock.get("stages") or {}
-    return any(
-        entry.get("path") == out.as_posix()
-        for stage in stages.values()
-        for entry in stage.get("outs", ())
-    )
+    stages = _section(place.yaml(Path("dvc.lock")) or {}, "stages")
+    outs = [_section(stages, name).get("outs") for name in stages]
+    entries = [entry for listed in outs if isinstance(listed, list) for entry in listed]
+    return any(isinstance(one, dict) and one.get("path") == out.as_posix() for one in entries)
 
 
 def _from_cache(place: _Place, path: Path) -> str | None:
@@ -233,34 +268,40 @@ def _settings(place: _Place, table: str | None = None, cell: str = "") -> dict[s
     params = place.yaml(Path("params.yaml"))
     if params is None:
         return None
-    source = (params.get("data") or {}).get("source")
+    source = _section(params, "data").get("source")
     profile = place.yaml(Path(f"profiles/{source}.yaml")) or {}
     settings = _merged(params, profile)
     if table is not None:
         for changes in _changes(place, table, cell, profile):
             settings = _merged(settings, changes)
-    selected = (settings.get("localizer") or {}).get("name")
-    left_out = {*NOT_OF_A_RESULT, *LOCALIZERS} - {selected}
+    selected = _section(settings, "localizer").get("name")
+    left_out = [name for name in (*NOT_OF_A_RESULT, *LOCALIZERS) if name != selected]
     return _flat({name: value for name, value in settings.items() if name not in left_out})
 
 
 def _changes(
     place: _Place, table: str, cell: str, profile: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+) -> list[Mapping[str, Any]]:
     """What the settings of a cell change, in this order."""
+    of_table = _section(profile, "ablations" if table == "ablations" else "baselines")
     if table == "ablations":
-        of_table = profile.get("ablations") or {}
         file = place.yaml(Path("ablations/params.yaml")) or {}
-        own = (file.get("cells") or {}).get(cell) or {}
-        return [{"train": dict(of_table)}, file.get("base") or {}, own]
-    of_table = profile.get("baselines") or {}
+        own = _section(_section(file, "cells"), cell)
+        return [{"train": dict(of_table)}, _section(file, "base"), own]
     published = place.yaml(Path(f"baselines/settings/{cell}.yaml")) or {}
-    few_clips = published.pop("few_clips", None) or {}
+    few_clips = _section(published, "few_clips")
+    published.pop("few_clips", None)
     train = {"seeds": of_table.get("seeds"), "narrower": 1}
     train |= few_clips if of_table.get("few_clips") else {}
     supervision = {"supervision": "weak", "weak": {"form": "common"}}
     own = supervision if table == "weak" else {"supervision": "full"}
     return [published, {"train": train, **own}]
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section; empty if it is not there, or no section, as in files that were never run."""
+    value = settings.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +329,7 @@ def _git(top: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ("git", *arguments),
             cwd=top,
             capture_output=True,
-            encoding="utf-8",
+            encoding="utf-8-sig",
             errors="replace",
             check=False,
         )

@@ -24,6 +24,7 @@ HEADER = ",".join(COLUMNS) + "\n"
 BACKGROUND = "."
 MOST_IN_GIT = 1_000_000  # bytes; a larger table is in DVC's cache alone
 _RUN = re.compile(r"(?P<label>[^*]+)\*(?P<seconds>\d{1,2})")
+NUMBER = re.compile(r"[0-9]{1,18}")  # a seed or a row; Python reads no number of 5,000 digits
 _SPECIAL = "%;*"  # written as %25, %3B and %2A in a name
 
 
@@ -77,16 +78,20 @@ def read(text: str, where: str) -> SavedPredictions | None:
     where: the file, for messages.
     Raises: UserError if the text is not of this form, or the seeds are not of the same clips.
     """
-    lines = csv.reader(io.StringIO(text))
-    header = next(lines, [])
+    header, *lines = lines_of(text, where) or [[]]
     if tuple(header) != COLUMNS:
         raise UserError(f"{where}: expected columns {','.join(COLUMNS)}, got {shown(header)}")
-    clips: dict[str, dict[tuple[str, str], tuple[list[str], list[str], str]]] = {}
+    clips: dict[int, dict[tuple[str, int], tuple[list[str], list[str], str]]] = {}
     for number, line in enumerate(lines, start=2):
         place = f"{where}, line {number}"
-        if len(line) != len(COLUMNS) or not (line[0].isdecimal() and line[2].isdecimal()):
+        if (
+            len(line) != len(COLUMNS)
+            or not all(line)
+            or not (NUMBER.fullmatch(line[0]) and NUMBER.fullmatch(line[2]))
+        ):
             raise UserError(f"{place}: expected {','.join(COLUMNS)}, got {shown(line)}")
-        seed, id_, row, actual, predicted, category = line
+        id_, actual, predicted, category = line[1], *line[3:]
+        seed, row = int(line[0]), int(line[2])
         of_seed = clips.setdefault(seed, {})
         if (id_, row) in of_seed:
             raise UserError(f"{place}: clip {shown(id_)}, row {row} is there twice for seed {seed}")
@@ -112,17 +117,29 @@ def read(text: str, where: str) -> SavedPredictions | None:
     return SavedPredictions(
         tuple(map(unquote, ordered)),
         tuple(id_ for id_, _ in first),
-        tuple(int(row) for _, row in first),
+        tuple(row for _, row in first),
         np.array([numbers(actual) for actual, _, _ in first.values()]),
+        # In the order of the first seed: a spreadsheet may have sorted the rows otherwise.
         {
-            int(seed): np.array([numbers(predicted) for _, predicted, _ in of_seed.values()])
+            seed: np.array([numbers(of_seed[clip][1]) for clip in first])
             for seed, of_seed in clips.items()
         },
         {
-            int(seed): np.array(numbers([category for _, _, category in of_seed.values()]))
+            seed: np.array(numbers([of_seed[clip][2] for clip in first]))
             for seed, of_seed in clips.items()
         },
     )
+
+
+def lines_of(text: str, where: str) -> list[list[str]]:
+    """The cells of each line of a table in CSV.
+
+    Raises: UserError if the text cannot be CSV.
+    """
+    try:
+        return list(csv.reader(io.StringIO(text)))
+    except csv.Error as error:
+        raise UserError(f"{where}: expected a table in CSV, got another file: {error}") from None
 
 
 def _quoted(name: str) -> str:
