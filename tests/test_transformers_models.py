@@ -181,6 +181,16 @@ def model_with_damaged_weights(folder):
     path.write_bytes(path.read_bytes()[:200])
 
 
+class Code:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of a file ran')",)
+
+
+def model_with_code_in_its_weights(folder):
+    model_without_weights(folder)
+    torch.save({"a": Code()}, folder / "pytorch_model.bin")
+
+
 def model_with_code(folder):
     model_for_text(folder)
     auto = {"AutoConfig": "c.C", "AutoFeatureExtractor": "c.F"}
@@ -200,6 +210,10 @@ def model_with_code(folder):
         ),
         (model_without_weights, "has no model.safetensors; put there what `save_pretrained`"),
         (model_with_damaged_weights, "its weights are damaged .*; get them again"),
+        (
+            model_with_code_in_its_weights,
+            "its weights are damaged, or contain code, which is not run",
+        ),
         (model_with_code, "not an audio encoder that transformers can load .*contains custom code"),
     ],
 )

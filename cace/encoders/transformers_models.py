@@ -6,6 +6,7 @@ AST, CLAP and models like wav2vec 2.0 are of this kind: they read sound and give
 import contextlib
 import json
 import math
+import pickle
 import types
 import warnings
 from collections.abc import Iterator
@@ -183,6 +184,11 @@ def _loaded(folder: Path, weights: str) -> Listener:
             )
         except SafetensorError as error:
             raise UserError(f"its weights are damaged ({error}); get them again") from error
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                "its weights are damaged, or contain code, which is not run; get them as "
+                "model.safetensors"
+            ) from error
         missing = sorted(loading["missing_keys"])
         shapes = sorted(key for key, *_ in loading["mismatched_keys"])
         lists = {"missing": missing, "of another shape": shapes}
