@@ -1,13 +1,14 @@
 """DVC stage: work out the size of the frames that the visual encoder reads.
 
 It is separate so that another encoder that reads the same frames does not decode again. It also
-fetches pretrained encoders of libraries, so that a failure shows here and not after hours of work.
+finds the files of the encoders, or fetches them, so that a failure shows here and not after hours
+of work.
 """
 
 import json
 
 from cace.encoders.frames import frames_for
-from cace.encoders.libraries import is_of_library, place_of
+from cace.encoders.libraries import needs_files, place_of
 from cace.media.store import save_frames
 from cace.paths import FRAMES
 from cace.settings import load_params
@@ -25,7 +26,7 @@ def main() -> None:
             (encoders.visual, encoders.visual_weights),
             (encoders.audio, encoders.audio_weights),
         ):
-            if is_of_library(name):
+            if needs_files(name, weights):
                 place_of(name, weights)
         print(f"frames: {json.dumps(frames._asdict())}")
     save_frames(FRAMES, frames)

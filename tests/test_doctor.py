@@ -6,8 +6,10 @@ import pytest
 import timm
 
 from cace.cli import main
+from cace.system.errors import UserError
 from cace.system.scratch import scratch
 from cace.tools import doctor
+from stages import frames
 from tests.project import Project
 from tests.tiny_models import save_audio
 
@@ -198,6 +200,19 @@ def test_missing_weights_of_libraries_are_named_with_their_address_and_place(fre
         assert "not downloaded (a stage does it when it needs it)" in found
         assert where in found
         assert "put it into data/weights/" in found
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "resnet50"])
+def test_a_missing_file_of_weights_is_named_before_any_work(fresh, name):
+    save_audio(fresh.folder / "data/weights/ast", "ast")
+    (fresh.folder / "data/weights/ast/model.safetensors").unlink()
+    use(fresh, name, "data/weights/none.pth", "hf/data/weights/ast")
+    found = fixes()
+    assert "weights data/weights/none.pth: not there" in found[f"weights of {name}"]
+    assert "has no model.safetensors" in found["weights of hf/data/weights/ast"]
+    with pytest.raises(UserError, match=r"weights data/weights/none.pth: not there"):
+        frames.main()
+    assert not (fresh.folder / "data/frames.json").exists()
 
 
 def test_a_wrong_name_of_a_network_is_named(fresh):

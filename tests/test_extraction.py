@@ -285,7 +285,7 @@ def test_a_feature_that_float16_cannot_hold_stops_the_run(tmp_path):
         def sound(self, id_):
             return np.full((10, 32_000), 1e6, np.float32)
 
-    with pytest.raises(UserError, match="clip a: a feature of 1e.06 does not fit into float16"):
+    with pytest.raises(UserError, match=r"\n  a: a feature of 1e.06 does not fit into float16"):
         extract(tmp_path / "f.h5", Loud())
 
 

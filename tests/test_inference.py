@@ -187,6 +187,13 @@ def test_a_track_that_ends_early_is_reported(model, tmp_path):
     assert any(remark.startswith("1.5 s of sound: the rest is treated as") for remark in remarks)
 
 
+def test_a_feature_that_float16_cannot_hold_names_the_video(model, tmp_path, monkeypatch):
+    loaded, loud = cace.load(model), torch.full((1, 128), 1e6)
+    monkeypatch.setattr(loaded.encoding.audio_encoder, "forward", lambda some: loud)
+    with pytest.raises(UserError, match=r"^\S*/a.mp4: a feature of 1e.06 does not fit"):
+        loaded.localize(video(tmp_path / "a.mp4", 2))
+
+
 def test_a_model_of_nan_is_no_model(model, tmp_path):
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
     with torch.no_grad():

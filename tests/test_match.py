@@ -221,6 +221,13 @@ def test_weights_that_give_no_numbers_are_refused(models, clip, tmp_path):
         load_matcher(tmp_path).match(clip, "audio", 1, 2)
 
 
+def test_a_feature_that_float16_cannot_hold_names_the_video(matcher, clip, monkeypatch):
+    loud = torch.full((1, 128), 1e6)
+    monkeypatch.setattr(matcher.encoding.audio_encoder, "forward", lambda some: loud)
+    with pytest.raises(UserError, match=r"^\S*/my clip.mp4: a feature of 1e.06 does not fit"):
+        matcher.match(clip, "audio", 1, 2)
+
+
 def test_a_missing_model_names_what_makes_it(tmp_path):
     with pytest.raises(UserError, match=r"run `dvc repro matching/dvc.yaml`"):
         load_matcher(tmp_path / "distance")

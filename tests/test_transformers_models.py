@@ -163,6 +163,34 @@ def model_with_weights_of_another(folder):
     path.write_text(json.dumps(config | {"num_hidden_layers": 3}))
 
 
+def model_with_weights_of_another_size(folder):
+    save_audio(folder, "wav2vec2")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"hidden_size": 32}))
+
+
+def model_without_weights(folder):
+    save_audio(folder, "ast")
+    (folder / "model.safetensors").unlink()
+
+
+def model_with_damaged_weights(folder):
+    save_audio(folder, "ast")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+class Code:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of a file ran')",)
+
+
+def model_with_code_in_its_weights(folder):
+    model_without_weights(folder)
+    torch.save({"a": Code()}, folder / "pytorch_model.bin")
+
+
 def model_with_code(folder):
     model_for_text(folder)
     auto = {"AutoConfig": "c.C", "AutoFeatureExtractor": "c.F"}
@@ -176,6 +204,16 @@ def model_with_code(folder):
     [
         (model_for_text, "not an audio encoder that transformers can load"),
         (model_with_weights_of_another, "its weights do not fit the network; missing: .'layers.2"),
+        (
+            model_with_weights_of_another_size,
+            "its weights do not fit the network; of another shape",
+        ),
+        (model_without_weights, "has no model.safetensors; put there what `save_pretrained`"),
+        (model_with_damaged_weights, "its weights are damaged .*; get them again"),
+        (
+            model_with_code_in_its_weights,
+            "its weights are damaged, or contain code, which is not run",
+        ),
         (model_with_code, "not an audio encoder that transformers can load .*contains custom code"),
     ],
 )

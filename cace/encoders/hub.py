@@ -66,8 +66,12 @@ def hub_folder(repository: str, setting: str, download: bool = True) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether a folder has a model's configuration and weights."""
-    weights = (*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin"))
-    return bool(weights) and all((folder / name).is_file() for name in CONFIGURATION)
+    return has_weights(folder) and all((folder / name).is_file() for name in CONFIGURATION)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has a model's weights, in one file or in several."""
+    return any((*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")))
 
 
 def _got(get: Callable[[], Path], repository: str, files: str, setting: str) -> Path:

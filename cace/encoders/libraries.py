@@ -1,4 +1,4 @@
-"""Encoders of timm and transformers: finds the files that they need, before they are built."""
+"""Encoders that need files of the user or of a library: finds them before they are built."""
 
 import importlib.util
 from pathlib import Path
@@ -6,16 +6,19 @@ from pathlib import Path
 import torch
 
 from cace.encoders import timm_models, transformers_models
+from cace.encoders.weights import find_weights
+from cace.paths import WEIGHTS
 from cace.system.errors import UserError
 
 
-def is_of_library(name: str) -> bool:
-    """Whether an encoder is one of timm or transformers."""
-    return name.startswith((timm_models.PREFIX, transformers_models.PREFIX))
+def needs_files(name: str, weights: str) -> bool:
+    """Whether an encoder is one of timm or transformers, or has weights from a file of the user."""
+    is_of_library = name.startswith((timm_models.PREFIX, transformers_models.PREFIX))
+    return is_of_library or Path(weights).is_relative_to(WEIGHTS)
 
 
 def place_of(name: str, weights: str, download: bool = True) -> Path | None:
-    """The file or folder that such an encoder is read from; None if it reads none.
+    """The file or folder that an encoder that `needs_files` is read from; None if it reads none.
 
     Raises: UserError if it is not here and `download` is false or fails, or the library is not
         installed or knows no such network.
@@ -26,10 +29,12 @@ def place_of(name: str, weights: str, download: bool = True) -> Path | None:
             grid = timm_models.build(model)
         if weights == "pretrained":
             return timm_models.pretrained_file(grid, model, download)
-        return None if weights == "none" else Path(weights)
+        return None if weights == "none" else find_weights(Path(weights))
+    if f"{library}/" != transformers_models.PREFIX:
+        return find_weights(Path(weights))
     if not importlib.util.find_spec("transformers"):
         raise UserError(
             f"encoders.audio: {name}: needs transformers, which is not installed; run "
             f"`pip install -e '.[encoders]'`"
         )
-    return transformers_models.folder_of(model, download)
+    return transformers_models.folder_of(model, weights, download)

@@ -6,6 +6,7 @@ AST, CLAP and models like wav2vec 2.0 are of this kind: they read sound and give
 import contextlib
 import json
 import math
+import pickle
 import types
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
-from cace.encoders.hub import CONFIGURATION, hub_folder
+from cace.encoders.hub import CONFIGURATION, has_weights, hub_folder
 from cace.paths import WEIGHTS
 from cace.system.errors import UserError
 
@@ -113,7 +114,7 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
     Raises: UserError if it is neither here nor available for download, or is no audio encoder, or a
         package is missing.
     """
-    folder = folder or folder_of(name)
+    folder = folder or folder_of(name, weights)
     setting = f"encoders.audio: {PREFIX}"
     try:
         with _quiet(_transformers()):
@@ -138,17 +139,20 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
     return Loaded(listener, channels, _license(folder) if weights == "pretrained" else None)
 
 
-def folder_of(name: str, download: bool = True) -> Path:
-    """The folder with a model's configuration and weights.
+def folder_of(name: str, weights: str, download: bool = True) -> Path:
+    """The folder with a model's configuration, and with its weights unless `weights` is none.
 
-    name: as of `build`.
+    name, weights: as of `build`.
     Raises: UserError if it is not here and `download` is false or fails, or it lacks something.
     """
     setting = f"encoders.audio: {PREFIX}"
     folder = Path(name)
     if not folder.is_relative_to(WEIGHTS):
         return hub_folder(name, setting, download)
-    if lacks := [file for file in CONFIGURATION if not (folder / file).is_file()]:
+    lacks = [file for file in CONFIGURATION if not (folder / file).is_file()]
+    if weights == "pretrained" and not has_weights(folder):
+        lacks.append("model.safetensors")
+    if lacks:
         raise UserError(
             f"{setting}{name}: has no {' and no '.join(lacks)}; put there what `save_pretrained` "
             f"of the model and of its feature extractor write"
@@ -158,6 +162,8 @@ def folder_of(name: str, download: bool = True) -> Path:
 
 def _loaded(folder: Path, weights: str) -> Listener:
     transformers = _transformers()
+    from safetensors import SafetensorError
+
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **where)
     if not hasattr(extractor, "sampling_rate"):
@@ -168,11 +174,26 @@ def _loaded(folder: Path, weights: str) -> Listener:
             torch.manual_seed(0)
             model = transformers.AutoModel.from_config(config)
     else:
-        model, loading = transformers.AutoModel.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, **where
-        )
-        if missing := sorted(loading["missing_keys"]):
-            raise UserError(f"its weights do not fit the network; missing: {missing[:3]}")
+        try:
+            model, loading = transformers.AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # else it refers to a report that it prints
+                **where,
+            )
+        except SafetensorError as error:
+            raise UserError(f"its weights are damaged ({error}); get them again") from error
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                "its weights are damaged, or contain code, which is not run; get them as "
+                "model.safetensors"
+            ) from error
+        missing = sorted(loading["missing_keys"])
+        shapes = sorted(key for key, *_ in loading["mismatched_keys"])
+        lists = {"missing": missing, "of another shape": shapes}
+        if wrong := [f"{what}: {keys[:3]}" for what, keys in lists.items() if keys]:
+            raise UserError(f"its weights do not fit the network; {'; '.join(wrong)}")
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     return Listener(getattr(model, "audio_model", model), extractor)  # CLAP reads text too

@@ -37,10 +37,10 @@ def packaged_lite0() -> Path:
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def read_weights(path: Path) -> Weights:
-    """Tensors by name, in the order of the file. Code in a file is never run.
+def find_weights(path: Path) -> Path:
+    """The file of weights at `path`: itself, or in a folder the first of `WEIGHT_FILES`.
 
-    path: of a PyTorch or safetensors file, or of a folder with one of `WEIGHT_FILES`.
+    Raises: UserError if there is none.
     """
     path = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
     if not path.is_file():
@@ -48,6 +48,15 @@ def read_weights(path: Path) -> Weights:
             f"weights {path}: not there; copy the file there, or set a name, or none. In a --temp "
             f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
         )
+    return path
+
+
+def read_weights(path: Path) -> Weights:
+    """Tensors by name, in the order of the file. Code in a file is never run.
+
+    path: of a PyTorch or safetensors file, or of a folder with one of `WEIGHT_FILES`.
+    """
+    path = find_weights(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return weights_in(read_torch_file(path), f"weights {path}")

@@ -199,6 +199,10 @@ class Encoded(NamedTuple):
     audio: Float16[np.ndarray, "T A"]
 
 
+class TooLargeError(UserError):
+    """A feature that does not fit into the store's float16; the caller knows of which clip."""
+
+
 class Failed(NamedTuple):
     """A clip that could not be read or encoded."""
 
@@ -235,13 +239,13 @@ class Encoding(NamedTuple):
     def encode(self, clip: Decoded, device: torch.device) -> Encoded:
         """One clip's features.
 
-        Raises: UserError if one does not fit into float16, or a map is smaller than the grid.
+        Raises: TooLargeError, or UserError if a map is smaller than the grid.
         """
-        visual = self.see(clip.id, clip.frames, len(clip.sound), device)
-        return Encoded(clip.id, visual, self.hear(clip.id, clip.sound, device))
+        visual = self.see(clip.frames, len(clip.sound), device)
+        return Encoded(clip.id, visual, self.hear(clip.sound, device))
 
     def see(
-        self, id_: str, frames: UInt8[np.ndarray, "F H W 3"], segments: int, device: torch.device
+        self, frames: UInt8[np.ndarray, "F H W 3"], segments: int, device: torch.device
     ) -> Float16[np.ndarray, "T h w V"]:
         """Visual features of the frames of these segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
@@ -256,15 +260,15 @@ class Encoding(NamedTuple):
                     f"({sides[0]}×{sides[1]}), got {self.grid}"
                 )
             visual = F.adaptive_avg_pool2d(visual, self.grid)
-        return _to_float16(id_, visual.permute(0, 2, 3, 1))
+        return _to_float16(visual.permute(0, 2, 3, 1))
 
     def hear(
-        self, id_: str, sound: Float32[np.ndarray, "T S"], device: torch.device
+        self, sound: Float32[np.ndarray, "T S"], device: torch.device
     ) -> Float16[np.ndarray, "T A"]:
         """Audio features of consecutive segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
             audio = self.audio_encoder(torch.from_numpy(sound).to(device))
-        return _to_float16(id_, audio.float())
+        return _to_float16(audio.float())
 
 
 def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:
@@ -314,11 +318,11 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _to_float16(id_: str, features: Tensor) -> Float[np.ndarray, "T ..."]:
+def _to_float16(features: Tensor) -> Float[np.ndarray, "T ..."]:
     small = features.half()
     if not small.isfinite().all():
-        raise UserError(
-            f"clip {id_}: a feature of {features.abs().max().item():g} does not fit into float16 "
+        raise TooLargeError(
+            f"a feature of {features.abs().max().item():g} does not fit into float16 "
             f"(at most 65504); are these the encoder's right weights?"
         )
     return small.cpu().numpy()

@@ -81,7 +81,7 @@ def _configuration_of(encoder: str) -> dict[str, bytes]:
     if not encoder.startswith(transformers_models.PREFIX):
         return {}
     model = encoder.removeprefix(transformers_models.PREFIX)
-    folder = transformers_models.folder_of(model, download=False)
+    folder = transformers_models.folder_of(model, "none", download=False)
     return {
         f"{AUDIO_CONFIGURATION}{name}": (folder / name).read_bytes()
         for name in transformers_models.CONFIGURATION

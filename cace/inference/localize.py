@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cace.conventions import SEGMENTS
-from cace.extraction.encode import Encoding
+from cace.extraction.encode import Encoding, TooLargeError
 from cace.features.batches import Silenced
 from cace.inference.segments import VideoSegments, encode_segments
 from cace.inference.timeline import Decision, Lane, Timeline, Training
@@ -70,7 +70,10 @@ class EventLocalizer(NamedTuple):
         """
         path = Path(video)
         segments = VideoSegments(path, self.frames, show_progress, deadline_seconds)
-        windows = self._windows(iter(segments))
+        try:
+            windows = self._windows(iter(segments))
+        except TooLargeError as error:
+            raise UserError(f"{path}: {error}") from error
         remarks = segments.remarks
         if self.silenced:
             unused = {"audio": "sound", "visual": "picture"}[self.silenced]
@@ -141,7 +144,7 @@ class EventLocalizer(NamedTuple):
         """Results for up to ten segments, means over the localizers."""
         visual, audio = (torch.stack(some) for some in zip(*features, strict=True))
         if self._hears_windows:
-            heard = self.encoding.hear("", audio.cpu().numpy(), self.device)
+            heard = self.encoding.hear(audio.cpu().numpy(), self.device)
             audio = torch.from_numpy(heard).to(self.device)
         visual = torch.stack([visual, visual, torch.zeros_like(visual)])
         audio = torch.stack([audio, torch.zeros_like(audio), audio])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cace.conventions import SEGMENTS
-from cace.extraction.encode import Encoding
+from cace.extraction.encode import Encoding, TooLargeError
 from cace.inference.models import encoders_of, encoding_of, lacks
 from cace.inference.segments import VideoSegments, encode_segments
 from cace.inference.timeline import SOURCES, Training
@@ -108,7 +108,10 @@ class VideoMatcher(NamedTuple):
         """
         path = Path(video)
         segments = VideoSegments(path, self.frames, show_progress, deadline_seconds)
-        visual, audio = self._features(segments)
+        try:
+            visual, audio = self._features(segments)
+        except TooLargeError as error:
+            raise UserError(f"{path}: {error}") from error
         if not 0 <= start < end <= len(audio):
             raise UserError(
                 f"{path}: expected a window within its {len(audio)} seconds, as START-END with "

@@ -153,8 +153,8 @@ def encode_segments(
     stored = [as_stored(some.frames, some.sound, jpeg_quality) for some in segments]
     frames, sound = (np.concatenate(parts) for parts in zip(*stored, strict=True))
     sound = sound.reshape(len(segments), -1)
-    seen = encoding.see("", frames, len(segments), device)
-    heard = encoding.hear("", sound, device) if hear else sound
+    seen = encoding.see(frames, len(segments), device)
+    heard = encoding.hear(sound, device) if hear else sound
     return [
         (torch.from_numpy(visual).to(device), torch.from_numpy(audio).to(device))
         for visual, audio in zip(seen, heard, strict=True)

@@ -21,7 +21,7 @@ import torch
 from cace import __version__
 from cace.data.annotations import read_annotations
 from cace.data.sources.folder import find_clips, label_files, read_index
-from cace.encoders.libraries import is_of_library, place_of
+from cace.encoders.libraries import needs_files, place_of
 from cace.paths import CLIPS, EVAL, FEATURES, FRAMES, INDEX, LOCALIZERS, MEDIA, VISUAL_ENCODER
 from cace.settings import Params, load_params
 from cace.system.downloads import WEIGHTS, downloads_folder
@@ -234,7 +234,7 @@ def _weights(params: Params) -> Iterator[Finding]:
         (encoders.audio, encoders.audio_weights),
     ):
         file = WEIGHTS.get((name, weights))
-        if is_of_library(name):
+        if needs_files(name, weights):
             try:
                 place = place_of(name, weights, download=False)
                 yield Finding(f"weights of {name}", str(place or weights))
