@@ -165,6 +165,27 @@ def test_a_clip_that_crashes_its_process_is_the_only_one_refused(stuck, tmp_path
     assert index["reason"][1] == "the decoder crashed (exit code -9)"
 
 
+# A worker starts with it: imports are slow, as on a busy machine, and Pebble has less patience.
+SLOW_IMPORTS = """
+import sys, time
+from pebble.common import CONSTS
+CONSTS.channel_lock_timeout = 0.2
+
+class Slow:
+    def find_spec(self, name, *_):
+        time.sleep(2.0 * (name == "cace.media.pool"))
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+def test_workers_that_import_slowly_decode_all_the_same(media, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    index = decode_clips(media_files(media, ANNOTATIONS), ANNOTATIONS, tmp_path, **HOW, workers=2)
+    assert index["usable"].tolist() == [True, False, False]
+
+
 def test_a_run_that_fails_does_not_wait_for_the_clips_on_their_way(stuck, tmp_path, monkeypatch):
     monkeypatch.setattr("cace.media.pool.SHARD_CLIPS", 1)
     monkeypatch.setattr("cace.media.pool.write_shard", lambda *_: 1 / 0)

@@ -376,6 +376,22 @@ def test_an_unforeseen_exception_refuses_its_clip_by_name(second, surprised):
     assert verdict.facts.size == "128x96"
 
 
+class MuteError(Exception):
+    """Of a library with a mistake: it has no text."""
+
+    def __str__(self):
+        raise AttributeError
+
+
+@pytest.mark.parametrize("error", [MuteError(), SystemExit(3)])
+def test_an_exception_that_would_end_the_run_refuses_its_clip(second, monkeypatch, error):
+    def surprise(*_, **__):
+        raise error
+
+    monkeypatch.setattr("cace.media.tracks._to_mono", surprise)
+    assert type(error).__name__ in judge(second).reason
+
+
 def test_an_unforeseen_exception_refuses_its_video_by_name(second, surprised):
     with pytest.raises(UnusableClipError, match="not decodable: unexpected AttributeError"):
         read_all(second)

@@ -173,7 +173,8 @@ def _decode_shards(
     files = [file for shard in shards for file in shard.files]
     # Not fork: a worker inherits no threads and no open files. It imports no torch, so it is light.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(min(workers, max(1, len(files))), context=context)
+    count = min(workers, max(1, len(files)))
+    pool = ProcessPool(count, initializer=_imported, context=context)
     try:
         decoded = _in_order(pool, files, how, deadline_seconds, ahead=max(CLIPS_AHEAD, 2 * workers))
         for path, inside in shards:
@@ -183,6 +184,14 @@ def _decode_shards(
     finally:
         pool.stop()  # an interrupted run does not wait for the clips in progress
         pool.join()
+
+
+def _imported() -> None:
+    """A worker that starts imports this module, to find this function.
+
+    Otherwise it would do so within its first clip, while the others wait for it: Pebble's workers
+    fetch one after another, and give up after two minutes.
+    """
 
 
 def _in_order(
@@ -233,4 +242,6 @@ def judge_clip(path: Path | None, jpeg_quality: int, **options: Any) -> Verdict:
             )
     except UnusableClipError as error:
         return Verdict(None, str(error), facts=facts)
+    except SystemExit as error:  # of a library: it would end the run silently
+        return Verdict(None, f"not decodable: unexpected SystemExit: {error}", facts=facts)
     return Verdict(compressed, "", clip.remarks, facts)

@@ -5,6 +5,7 @@ same files for the same reasons, and make the same remarks.
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,8 @@ def refusing_failures() -> Iterator[None]:
     except av.error.FFmpegError as error:
         raise UnusableClipError(f"not decodable: {error.strerror or error}") from error
     except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        # Not str(error), which may itself fail.
+        what = " ".join("".join(traceback.format_exception_only(error)).split())
         raise UnusableClipError(f"not decodable: unexpected {what}") from error
 
 
