@@ -1,5 +1,7 @@
 """DVC stage: test metrics over seeds, predictions, plots, and the page of the run."""
 
+from typing import Any
+
 import pandas as pd
 
 from cace import paths
@@ -50,10 +52,25 @@ def main() -> None:
         clips=None if params.decode is None else ClipStore(paths.CLIPS),
     )
     write_atomically(paths.PREDICTIONS / "report.html", page)
-    test, baselines = result.metrics["test"], result.metrics["baselines"]
-    print(f"test accuracy {test['accuracy']:.4f} over {test['seeds']} seed(s); baselines:")
-    for name, accuracy in baselines.items():
-        print(f"  {name}: {accuracy:.4f}")
+    print("\n".join(_summary(result.metrics)))
+
+
+def _summary(metrics: dict[str, Any]) -> list[str]:
+    test, best = metrics["test"], metrics["best_on_test"]
+    seeds = f"{test['seeds']} seed{'s' * (test['seeds'] > 1)}"
+    interval = f"95 % interval over clips: {_percent(test['accuracy_low'])} to "
+    interval += _percent(test["accuracy_high"])
+    return [
+        f"segment accuracy on test, percent, {seeds}:",
+        f"  honest: {_percent(test['accuracy'], test['accuracy_std'])} ({interval})",
+        f"  best on test: {_percent(best['mean'], best['std'])}",
+        *(f"  {name}: {_percent(accuracy)}" for name, accuracy in metrics["baselines"].items()),
+    ]
+
+
+def _percent(mean: float | None, deviation: float | None = None) -> str:
+    shown = "unknown" if mean is None else f"{100 * mean:.1f}"
+    return shown + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def test_every_method_has_a_cell_and_a_row():
 
 def test_the_rows_have_the_figures_of_the_paper():
     paper = "59.5 55.3 72.7 74.5 77.4 77.8 79.3 79.3 80.5 80.8 82.4"
-    assert [row.paper for row in TABLE_5_ROWS] == [float(figure) for figure in paper.split()]
+    found = [row.paper for row in TABLE_5_ROWS if row.paper]
+    assert found == [float(figure) for figure in paper.split()]
 
 
 def test_every_method_of_two_modalities_is_in_the_table_of_weak_supervision():
@@ -53,8 +54,8 @@ def test_a_weak_cell_differs_in_supervision_alone(method):
 
 
 @pytest.mark.parametrize("source", rows.ALL)
-def test_a_source_fills_ten_rows(source):
-    assert sum(source in row.sources for row in TABLE_5_ROWS) == 10
+def test_a_source_fills_ten_rows_of_the_paper(source):
+    assert sum(source in row.sources for row in TABLE_5_ROWS if row.paper) == 10
 
 
 # Learning rate, schedule, batch, epochs and clip that each was published with.

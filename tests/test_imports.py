@@ -83,7 +83,7 @@ def nobodys_project(project, tmp_path):
 
 @pytest.mark.slow
 def test_a_user_without_a_home_runs_the_pipeline_and_localizes(nobodys_project, tmp_path):
-    assert "test accuracy" in nobodys_project("dvc", "repro", "-f", "evaluate")
+    assert "segment accuracy on test" in nobodys_project("dvc", "repro", "-f", "evaluate")
     clip = next((tmp_path / "cace/data/media/AVE").iterdir())
     assert "Traceback" not in nobodys_project("cace", "localize", str(clip), "--out", "found")
     assert list((tmp_path / "cace/found").iterdir())

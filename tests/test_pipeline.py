@@ -77,8 +77,16 @@ def test_another_run_killed_in_its_training_ends_in_the_same_numbers(project, em
     running.wait()
     assert "train seed-0: epoch 1/2" not in empty.run("python", "-m", "stages.train")
     assert written(empty.folder, "train") == written(project.folder, "train")
-    empty.run("python", "-m", "stages.evaluate")
-    assert empty.json("metrics/eval.json") == project.json("metrics/eval.json")
+    printed = empty.run("python", "-m", "stages.evaluate")
+    metrics = project.json("metrics/eval.json")
+    assert empty.json("metrics/eval.json") == metrics
+    test, best = metrics["test"], metrics["best_on_test"]
+    mean, low, high = (100 * test[f"accuracy{end}"] for end in ("", "_low", "_high"))
+    assert (
+        "segment accuracy on test, percent, 1 seed:\n"
+        f"  honest: {mean:.1f} (95 % interval over clips: {low:.1f} to {high:.1f})\n"
+        f"  best on test: {100 * best['mean']:.1f}"
+    ) in printed
 
 
 def test_inspect_draws_what_the_pipeline_sees(project):
