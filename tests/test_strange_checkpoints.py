@@ -135,7 +135,7 @@ def test_a_file_that_lacks_the_source_and_the_trained_categories_is_read(content
         ("localizer", "../../yolo", r"expected a localizer of cace_net, .*, got '../../yolo'"),
         ("localizer", "a\x1b[2J", "got 'a.x1b"),
         ("localizer", [], r"expected a localizer of cace_net, .*, got \[\]"),
-        ("format", "cace-localizer-9", "expected the format cace-localizer-2, got 'cace-localizer"),
+        ("format", "cace-localizer-9", r"a localizer .cace-localizer-2., got .cace-loc"),
         ("weights", [1], "expected tensors by name, got list"),
         ("weights/class_head.bias", 1.0, "other type: .'class_head.bias'"),
         ("weights/class_head.bias", torch.zeros(3, dtype=torch.int64), "other type: .'class_head."),
