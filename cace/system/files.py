@@ -103,7 +103,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Writes a file completely or not at all: under a temporary name, then renamed.
 
     A pipe or a device, such as /dev/stdout, is written to: a rename would replace it. Text is
-    written as UTF-8; `as_utf8` tells what becomes of paths in it.
+    written as by `as_utf8`.
     Raises: OSError that names `path`, also if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from cace.data.sources.folder import (
 from cace.media.pool import MediaFile, decode_clips
 from cace.media.store import Facts
 from cace.paths import INDEX
-from cace.settings.schema import WeakParams
+from cace.settings import WeakParams
 from cace.system.errors import UserError
 from cace.system.workers import stopping_on_sigterm
 
