@@ -238,7 +238,7 @@ def settings(method: str, changes: dict[str, Any]) -> Params:
     file = SETTINGS / f"{'cace_net' if method == UNGUIDED else method}.yaml"
     published = read_yaml(read_text(file), file)
     del published["few_clips"]
-    published["train"] |= changes["train"]
+    published["train"] |= {**changes["train"], "narrower": 1}  # whatever the current profile says
     published |= {"supervision": changes["supervision"], "weak": changes["weak"]}
     if method == UNGUIDED:
         published["guidance"]["mode"] = "none"

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("CACE_WORKERS", "1")
 
 import pytest
 from filelock import FileLock
@@ -28,19 +29,23 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
-LONGEST = ("test_docs.py", "test_experiments.py", "test_pipeline.py", "test_media.py")
+LONGEST = (
+    *("test_docs.py", "test_media.py", "test_experiments.py", "test_library_encoders.py"),
+    "test_pipeline.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    """Files with many runs of the pipeline start first."""
+    """Long files start first; the second does not wait for the project that the first makes."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+def _quick():
     import torch  # not in the process that hands out the tests
 
     torch.set_num_threads(1)
+    os.fsync = lambda file: None  # what tests write need not survive a power cut
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """How benchmarks report: each figure at once, kept when they are stopped, within their time."""
 
 import ast
+import inspect
 import json
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import sys
 
 import pytest
 
-from benchmarks import measuring
+from benchmarks import ave_like, measuring
 from benchmarks.measuring import LIMIT_SECONDS, Report, in_turns, read_results
+from cace.localizers import localizer_class
 from tests.project import ROOT
 
 
@@ -136,3 +138,12 @@ def test_every_benchmark_reports_what_it_measures_in_this_way(file):
         assert f'Report("{file.stem}", __doc__)' in source
         first = ast.get_docstring(ast.parse(source)).splitlines()[0]
         assert first.endswith(".")
+
+
+def test_methods_on_drawn_features_have_their_published_width():
+    changes = {"train": {"epochs": 20}, "supervision": "full", "weak": {}}
+    for name in ave_like.METHODS:
+        params = ave_like.settings(name, changes)
+        assert params.train.epochs == 20
+        published = inspect.signature(localizer_class(params.localizer.name)).parameters["width"]
+        assert params.method["width"] == published.default

@@ -1,5 +1,6 @@
 """`cace doctor`, in a separate project."""
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from cace.system.errors import UserError
 from cace.system.scratch import scratch
 from cace.tools import doctor
 from stages import frames
+from tests import forks
 from tests.project import Project
 from tests.tiny_models import save_audio
 
@@ -20,8 +22,8 @@ def fresh(tmp_path, monkeypatch):
     project = Project(tmp_path / "cace")
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("DVC_ROOT", str(project.folder))
-    for name in ("PATH", "DVC_SITE_CACHE_DIR"):
-        monkeypatch.setenv(name, project.environment[name])
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", project.environment["DVC_SITE_CACHE_DIR"])
+    monkeypatch.setenv("PATH", f"{forks.programs()}{os.pathsep}{project.environment['PATH']}")
     return project
 
 

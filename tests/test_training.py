@@ -49,10 +49,11 @@ def weights_equal(one, other):
 
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_every_method_learns(store, tmp_path, name):
-    width = {"width": 32}
-    rate = {"learning_rate": 1e-2 if name in ("avel", "audio", "visual") else 2e-3}
+    pace = {"learning_rate": 3e-3, "epochs": 20}
+    if name in ("avel", "audio", "visual"):
+        pace = {"learning_rate": 1e-2, "epochs": 30}
     curve = train(
-        store, tmp_path / name, name=name, settings=width, epochs=30, milestones=(), **rate
+        store, tmp_path / name, name=name, settings={"width": 32}, milestones=(), **pace
     ).train
     assert curve[-1]["val_accuracy"] > 0.9 > curve[0]["val_accuracy"]
 
