@@ -239,7 +239,16 @@ def test_a_missing_model_names_what_makes_it(tmp_path):
 def test_seeds_of_different_matchers_are_refused(models, tmp_path):
     for seed, name in enumerate(("distance", "dam")):
         (tmp_path / f"seed-{seed}.pt").write_bytes((models / name / "seed-0.pt").read_bytes())
-    with pytest.raises(UserError, match="its seeds are of different matchers or encoders"):
+    with pytest.raises(UserError, match="its seeds are of different matchers, encoders or frames"):
+        load_matcher(tmp_path)
+
+
+def test_seeds_that_were_trained_on_other_frames_are_refused(models, tmp_path):
+    name, matcher, about = checkpoints.read(models / "dam/seed-0.pt")
+    for seed, fps in enumerate((2, 4)):
+        frames = about["frames"] | {"fps": fps}
+        checkpoints.save(tmp_path / f"seed-{seed}.pt", name, matcher, about | {"frames": frames})
+    with pytest.raises(UserError, match="its seeds are of different matchers, encoders or frames"):
         load_matcher(tmp_path)
 
 

@@ -292,6 +292,15 @@ def test_test_clips_without_a_partial_event_are_refused(tmp_path, top):
         cell(FeatureStore(path))
 
 
+def test_a_train_split_without_an_event_is_refused(tmp_path, top):
+    rows_of = [
+        Row(f"a{k}", k % 3, 0, 5 * (k % 3 > 0), ("train", "test", "val")[k % 3]) for k in range(9)
+    ]
+    path = write_feature_store(tmp_path / "features.h5", Annotations(CATEGORIES, tuple(rows_of)))
+    with pytest.raises(UserError, match=r"clips with an event in train, .*; got 0 and 3. Add such"):
+        cell(FeatureStore(path))
+
+
 # --- checkpoints
 
 

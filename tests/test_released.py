@@ -10,6 +10,7 @@ from cace.data.sources.released import FILES, complete, copy_files, find_files
 from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT
 from cace.features.store import FeatureStore
 from cace.system.errors import UserError
+from cace.system.files import sha256
 from tests.project import ROOT, Project
 from tests.releases import ROWS, SPLIT_OF, annotation_lines, write_release, write_without_event
 
@@ -43,6 +44,18 @@ def test_an_error_page_and_a_file_that_is_cut_off_are_refused(release):
         find_files(release)
     assert "labels.h5: not an HDF5 file; get it again" in str(caught.value)
     assert "visual_feature.h5: cut short, 3000 of 48128 bytes; get it" in str(caught.value)
+
+
+def test_a_file_under_the_name_of_another_is_refused(release, monkeypatch):
+    """As when the order files of the two tasks have been exchanged completely."""
+    known = [file._replace(sha256="") for file in FILES if file.name != "train_order.h5"]
+    (order,) = (file for file in FILES if file.name == "train_order.h5")
+    known.append(order._replace(sha256=sha256(release / "train_order.h5")))
+    monkeypatch.setattr(released, "FILES", tuple(known))
+    assert "train_order.h5" in find_files(release)
+    (release / "train_order.h5").rename(release / "train_order_match.h5")
+    with pytest.raises(UserError, match="train_order_match.h5: is the release's train_order.h5"):
+        find_files(release)
 
 
 @pytest.fixture

@@ -186,9 +186,11 @@ def load_matcher(path: Path | str, encoder: Path | str | None = None) -> VideoMa
         )
     read = [checkpoints.read(file) for file in files]
     about, first = read[0].about, read[0].matcher
-    if any((one.name, one.about.get("encoders")) != (read[0].name, about.get("encoders"))
-           for one in read):  # fmt: skip
-        raise UserError(f"{path}: its seeds are of different matchers or encoders; name one of it")
+    kinds = [(one.name, one.about.get("encoders"), one.about.get("frames")) for one in read]
+    if any(kind != kinds[0] for kind in kinds):
+        raise UserError(
+            f"{path}: its seeds are of different matchers, encoders or frames; name one of them"
+        )
     if lacking := lacks(about, ["encoders"]):
         raise UserError(f"{path}: does not name {', '.join(lacking)} of its training")
     visual, audio, _, frames = encoders_of(about, path, Path(encoder) if encoder else None)

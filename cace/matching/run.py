@@ -50,11 +50,12 @@ def run_cell(
     event = store.labels != store.background
     rows = {split: np.flatnonzero(splits == split) for split in ("train", "test")}
     partial = {split: partial_events(event, rows[split]) for split in rows}
-    if not len(rows["train"]) or not len(partial["test"].rows):
+    with_event = int(event[rows["train"]].any(axis=1).sum())
+    if not with_event or not len(partial["test"].rows):
         raise UserError(
-            f"{features}: matching needs clips in train, and clips in test with one event that is "
-            f"shorter than the clip; got {len(rows['train'])} and {len(partial['test'].rows)}. Add "
-            f"such clips to the data"
+            f"{features}: matching needs clips with an event in train, and clips in test with one "
+            f"event that is shorter than the clip; got {with_event} and "
+            f"{len(partial['test'].rows)}. Add such clips to the data"
         )
     inputs = sha256(features), splits.tolist(), source, schedule.model_dump(), seeds
     with scratch("matching", name, *inputs, stage=STAGE, item={"cell": name}) as work:

@@ -6,6 +6,7 @@ from cace.data.sources.folder import copy_file
 from cace.data.sources.released_labels import OPTIONAL, WITHOUT_EVENT
 from cace.system.downloads import DRIVE, RemoteFile, fetch
 from cace.system.errors import UserError, listed
+from cace.system.files import sha256
 from cace.system.hdf5 import DamagedError, open_hdf5
 from cace.system.workers import progress
 
@@ -96,7 +97,7 @@ FILES = (  # the largest last, so that failures come early
 def find_files(folder: Path) -> dict[str, Path]:
     """The released files in `folder` or in `folder/data`, by name.
 
-    Raises: UserError if there is none, or one is damaged.
+    Raises: UserError if there is none, or one is damaged or has the name of another.
     """
     found = {
         file.name: path
@@ -112,6 +113,8 @@ def find_files(folder: Path) -> dict[str, Path]:
         )
     if damaged := [why for path in found.values() if (why := _damage(path))]:
         raise UserError(f"{folder}: these files are damaged; download them again:{listed(damaged)}")
+    if renamed := [why for path in found.values() if (why := _other_name(path))]:
+        raise UserError(f"{folder}: give these files their own names:{listed(renamed)}")
     return found
 
 
@@ -140,6 +143,15 @@ def copy_files(files: dict[str, Path], into: Path) -> None:
         if not (into / name).exists():
             copy_file(path, into.with_name(name))
             into.with_name(name).replace(into / name)
+
+
+def _other_name(path: Path) -> str | None:
+    """Of which other file of the release this is the content; None if that is not known."""
+    known = {file.sha256: file.name for file in FILES if file.sha256}
+    if path.stat().st_size > max(file.most for file in FILES if file.sha256):
+        return None
+    name = known.get(sha256(path), path.name)
+    return None if name == path.name else f"{path.name}: is the release's {name}"
 
 
 def _damage(path: Path) -> str | None:
