@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("CACE_WORKERS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every program compiles the project again
 
 import pytest
 from filelock import FileLock

@@ -29,8 +29,9 @@ import types
 from pathlib import Path
 
 LIBRARIES = (
-    *("dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.open_repo"),
-    *("dvc.utils.strictyaml", "pygit2", "scipy.stats", "torch._dynamo"),
+    *("av", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.open_repo"),
+    *("dvc.utils.strictyaml", "h5py", "pandas", "pydantic", "pygit2", "scipy.stats"),
+    *("torch._dynamo", "torchvision"),
 )
 PROGRAM = """\
 #!{python} -IS
