@@ -31,8 +31,8 @@ settings.load_profile("busy")
 
 
 LONGEST = (
-    *("test_docs.py", "test_media.py", "test_experiments.py", "test_library_encoders.py"),
-    "test_pipeline.py",
+    *("test_docs.py", "test_media.py", "test_experiments.py", "test_video_page.py"),
+    *("test_training.py", "test_library_encoders.py", "test_pipeline.py"),
 )
 
 

@@ -19,6 +19,7 @@ import os
 import runpy
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,8 +31,8 @@ from pathlib import Path
 
 LIBRARIES = (
     *("av", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.open_repo"),
-    *("dvc.utils.strictyaml", "h5py", "pandas", "pydantic", "pygit2", "scipy.stats"),
-    *("torch._dynamo", "torchvision"),
+    *("dvc.utils.strictyaml", "filelock", "h5py", "jaxtyping", "pandas", "pydantic", "pygit2"),
+    *("scipy.stats", "soxr", "torch._dynamo", "torchvision"),
 )
 PROGRAM = """\
 #!{python} -IS
@@ -78,26 +79,35 @@ def serve(address: str) -> socket.socket | None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
+    ended, end = socket.socketpair()  # becomes readable when a fork has ended
+    end.setblocking(False)
+    signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    programs: dict[int, socket.socket] = {}
     os.write(1, b"!")
-    while listener in select.select([listener, 0], [], [])[0]:  # else the standard input is closed
-        program, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            return program
-        program.close()
-        os.waitpid(-1, os.WNOHANG)
+    while 0 not in (ready := select.select([listener, ended, 0], [], [])[0]):  # it is not closed
+        if ended in ready:
+            ended.recv(4096)
+            while programs and (found := os.waitpid(-1, os.WNOHANG))[0]:
+                with programs.pop(found[0]) as program, contextlib.suppress(BrokenPipeError):
+                    program.sendall(str(os.waitstatus_to_exitcode(found[1])).encode())
+        if listener in ready:
+            program, _ = listener.accept()
+            if (child := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for other in (listener, ended, end, *programs.values()):
+                    other.close()
+                return program
+            programs[child] = program
     return None
 
 
 def become(program: socket.socket) -> None:
-    """Runs what the program was started for, in a child; this process sends its exit status."""
+    """Runs what the program was started for."""
     _, files, _, _ = socket.recv_fds(program, 1, 3)
     with program.makefile("rb") as stream:
         name, arguments, folder, environment = marshal.load(stream)
-    if child := os.fork():
-        _, status = os.waitpid(child, 0)
-        program.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-        os._exit(0)
     program.close()
     for place, file in enumerate(files):
         os.dup2(file, place)

@@ -19,7 +19,7 @@ from cace.settings import LOCALIZERS, changed, load_params
 from cace.system.errors import UserError
 from cace.training import loop
 from cace.training.loop import train_one_epoch
-from cace.training.runs import Job, train_all
+from cace.training.runs import Job, train_all, train_one
 from tests.project import ROOT
 from tests.stores import CATEGORIES, annotations, write_feature_store
 from tests.trained import CPU, SCHEDULE, train, untrained
@@ -313,11 +313,10 @@ def test_jobs_side_by_side_end_as_one_after_the_other(store, tmp_path, monkeypat
     changes = {"cace_net": {"width": 32}, "train": {"epochs": 1, "batch_size": 4}}
     params = changed(load_params(ROOT), changes, where="test")
     jobs = [Job("seed-0", 0), Job("visual_only", 0, "audio")]
-    curves = {}
-    for processes in ("1", "2"):
-        monkeypatch.setenv("CACE_WORKERS", processes)
-        curves[processes] = train_all(jobs, store.path, tmp_path / processes, params)
-    assert curves["1"] == curves["2"]
+    monkeypatch.setenv("CACE_WORKERS", "2")
+    curves = train_all(jobs, store.path, tmp_path / "together", params)
+    alone = [train_one(job, store.path, tmp_path / "alone", params, CPU) for job in jobs]
+    assert curves == dict(zip([job.name for job in jobs], alone, strict=True))
     for job in jobs:
-        one, two = (tmp_path / processes / "localizer" / job.name for processes in "12")
+        one, two = (tmp_path / place / "localizer" / job.name for place in ("together", "alone"))
         assert weights_equal(one, two)
