@@ -1,5 +1,7 @@
 """Experiments through DVC's own commands: ablations, queues, branches, other sources."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,15 @@ def test_an_ablation_trains_again_and_nothing_else(project):
     assert "bece.lambda" in project.run("dvc", "params", "diff", "main", "weaker")
     assert "0.4" in project.run("dvc", "params", "diff", "main", "weaker")
     assert "test.accuracy" in project.run("dvc", "metrics", "diff", "--all", "main", "weaker")
+
+
+def test_a_queue_of_experiments_runs(project):
+    project.run("dvc", "exp", "run", "--queue", "-S", "evaluate.threshold=0.25,0.75")
+    project.run("dvc", "exp", "run", "--run-all")
+    rows = csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv")))
+    done = {row["evaluate.threshold"]: row["test.accuracy"] for row in rows if row["Executor"]}
+    assert set(done) == {"0.25", "0.75"}
+    assert all(done.values())
 
 
 @pytest.fixture(scope="module")
