@@ -85,7 +85,8 @@ def serve(address: str) -> socket.socket | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     programs: dict[int, socket.socket] = {}
     os.write(1, b"!")
-    while 0 not in (ready := select.select([listener, ended, 0], [], [])[0]):  # it is not closed
+    # Until the standard input, which gets nothing, is closed.
+    while 0 not in (ready := select.select([listener, ended, 0], [], [])[0]):
         if ended in ready:
             ended.recv(4096)
             while programs and (found := os.waitpid(-1, os.WNOHANG))[0]:
@@ -115,7 +116,7 @@ def become(program: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    os.fsync = lambda file: None
+    os.fsync = lambda file: None  # as in the tests themselves: see tests/conftest.py
     status = 0
     try:
         run(name, arguments, folder)

@@ -146,7 +146,7 @@ def copy_files(files: dict[str, Path], into: Path) -> None:
 
 
 def _other_name(path: Path) -> str | None:
-    """Of which other file of the release this is the content; None if that is not known."""
+    """Which other file of the release this is, in words; None if it is not known to be one."""
     known = {file.sha256: file.name for file in FILES if file.sha256}
     if path.stat().st_size > max(file.most for file in FILES if file.sha256):
         return None
