@@ -44,6 +44,19 @@ def test_lite0_has_learned_from_imagenet():
     assert 0.05 < (maps > 0).float().mean() < 0.5
 
 
+def test_lite0_in_bfloat16_has_nearly_the_features_of_float32():
+    # Smooth frames, as of a video; with bfloat16 from the first layer on the cosine is 0.998.
+    coarse = torch.from_numpy(np.random.default_rng(0).random((10, 3, 7, 7), np.float32)) * 255
+    smooth = torch.nn.functional.interpolate(coarse, 112, mode="bicubic").clamp(0, 255)
+    images = smooth.permute(0, 2, 3, 1).byte()
+    encoder = visual_encoder("efficientnet_lite0", "imagenet")
+    with torch.inference_mode():
+        expected = encoder(images).flatten()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = encoder(images).float().flatten()
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.999
+
+
 def test_resnet50_is_torchvisions_up_to_its_last_map(tmp_path):
     torch.manual_seed(1)
     original = torchvision.models.resnet50().eval()

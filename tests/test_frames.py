@@ -55,8 +55,9 @@ def test_what_does_not_fit_is_refused_with_what_fits(encoder, given, message):
         frames_for(encoder, *given)
 
 
-def test_a_convolutional_network_takes_any_size_that_leaves_two_positions():
-    assert frames_for("resnet50", None, 33).crop == 33
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+def test_a_convolutional_network_takes_any_size_that_leaves_two_positions(name):
+    assert frames_for(name, None, 33).crop == 33
 
 
 def test_the_file_comes_back(tmp_path):

@@ -12,6 +12,7 @@ from cace.encoders.audio import audio_encoder
 from cace.encoders.card import card_of
 from cace.encoders.transformers_models import per_segment
 from cace.encoders.weights import fingerprint
+from cace.extraction.encode import round_weights
 from cace.system.errors import UserError
 from tests.tiny_models import save_audio
 
@@ -69,6 +70,16 @@ def test_an_encoder_that_reads_a_second_gets_each_second_alone(there):
     change = clicked(encoder, 3)
     assert change[3] > 0
     assert (change[[0, 1, 2, 4, 5, 6, 7, 8, 9]] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_rounded_once_give_the_features_of_those_rounded_each_time(there, kind):
+    encoder = audio_encoder(f"hf/data/weights/{kind}", "pretrained")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = encoder(noise())
+        round_weights(encoder)
+        assert encoder(noise()).equal(expected)
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32, torch.bfloat16}
 
 
 def test_the_features_are_those_of_the_library(there):

@@ -39,7 +39,9 @@ def frames_for(
     Raises: UserError if the encoder does not read frames of this size (the message names a size
         that fits), or if its map is smaller than `grid`.
     """
-    with torch.device("meta"):  # nothing is computed
+    # On "meta" nothing is computed, and starting it costs more than a pass of a small network.
+    large = encoder.startswith(timm_models.PREFIX)
+    with torch.device("meta" if large else "cpu"):
         network = visual_encoder(encoder, "none")
     if isinstance(network.body, timm_models.Grid):
         config = timm_models.configuration(network.body)
@@ -90,5 +92,6 @@ def map_sides(encoder: VisualEncoder, crop: int) -> tuple[int, int]:
     Raises: whatever its layers raise if they cannot work with this size.
     """
     frame = torch.zeros(1, crop, crop, 3, dtype=torch.uint8, device=encoder.mean.device)
-    height, width = encoder(frame).shape[2:]
+    with torch.no_grad():
+        height, width = encoder(frame).shape[2:]
     return height, width

@@ -124,7 +124,10 @@ def clip_pictures(
         [_read(clips, clips.frames, id_, where) for id_, where in zip(ids, places, strict=True)]
     )
     pixels = frames.shape[1] * frames.shape[2]
-    most = max(1, CPU_PIXELS_AT_ONCE // pixels) if device.type == "cpu" else FRAMES_AT_ONCE
+    most = FRAMES_AT_ONCE
+    if device.type == "cpu":
+        budget = CPU_PIXELS_AT_ONCE * (2 if precision == "bfloat16" else 1)  # of half the bytes
+        most = max(1, budget // pixels)
     # Only one part's activations are in memory at a time: the backward pass computes them again.
     vectors = []
     for part in torch.from_numpy(frames).to(device).split(min(most, FRAMES_AT_ONCE)):
