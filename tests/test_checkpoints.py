@@ -49,12 +49,31 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path):
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused(tmp_path, share):
     checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
     content = (tmp_path / "a.pt").read_bytes()
-    (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "a.pt").write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match="a.pt: not a PyTorch file, or a damaged one"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_changed_byte_is_noticed_or_changes_nothing(tmp_path):
+    checkpoints.save(tmp_path / "a.pt", "cace_net", localizer(), {})
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    expected = load_checkpoint(tmp_path / "a.pt").state_dict()
+    noticed = 0
+    for place in np.random.default_rng(0).integers(len(content), size=30):
+        content[place] ^= 255
+        (tmp_path / "b.pt").write_bytes(content)
+        content[place] ^= 255
+        try:
+            found = load_checkpoint(tmp_path / "b.pt").state_dict()
+        except UserError:
+            noticed += 1
+        else:
+            assert all(found[name].equal(weight) for name, weight in expected.items())
+    assert noticed > 20  # the others are between the tensors
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):

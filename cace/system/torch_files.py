@@ -5,6 +5,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ Weights = dict[str, Tensor]
 # Where other programs put the weights among an epoch, an optimizer and so on; the first that is
 # there is read.
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
+ZIP_START = b"PK\3\4"
 DEEPEST = 3  # levels of dictionaries around the weights
 WRAPPERS = ("module.", "_orig_mod.")  # that DataParallel and torch.compile put before every name
 
@@ -37,8 +39,7 @@ def read_torch_file(path: Path | zipfile.Path) -> Any:
         raise UserError(f"{path}: an empty file; get it again")
     try:
         file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
-        if zipfile.is_zipfile(file):
-            _expect_uncompressed(file, str(path))
+        _expect_undamaged(file, str(path))
         if isinstance(file, io.BytesIO):
             file.seek(0)
         with torch.serialization.safe_globals(list(_NUMPY)), warnings.catch_warnings():
@@ -56,23 +57,36 @@ def read_torch_file(path: Path | zipfile.Path) -> Any:
         else:
             detail = str(error).rpartition("WeightsUnpickler error:")[2].strip()
             what = shown(detail.partition("\n")[0] or type(error).__name__, 100)[1:-1]
-            raise UserError(
-                f"{path}: not a PyTorch file, or a damaged one ({what}); get it again"
-            ) from error
+            raise UserError(_damaged(path, what)) from error
         raise UserError(
             f"{path}: {why}; save its weights alone, where it was made: "
             f"torch.save(model.state_dict(), {path.name!r})"
         ) from error
 
 
-def _expect_uncompressed(file: Path | io.BytesIO, where: str) -> None:
-    """A small compressed file may fill the memory; torch.save compresses nothing."""
+def _damaged(path: Path | zipfile.Path | str, why: str) -> str:
+    return f"{path}: not a PyTorch file, or a damaged one ({why}); get it again"
+
+
+def _expect_undamaged(file: Path | io.BytesIO, where: str) -> None:
+    """What torch does not check.
+
+    A compressed file is refused, as a small one may fill the memory; torch.save compresses nothing.
+    """
+    if not zipfile.is_zipfile(file):
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+            stream.seek(0)
+            if stream.read(len(ZIP_START)) == ZIP_START:
+                raise UserError(_damaged(where, "its end is missing"))
+        return  # of the format before PyTorch 1.6
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise UserError(
                 f"{where}: expected a file as torch.save writes it, got a compressed one "
                 f"(programs in TorchScript are such files; they would run code)"
             )
+        if changed := archive.testzip():
+            raise UserError(_damaged(where, f"{changed} is not as it was written"))
 
 
 def weights_in(content: object, where: str) -> Weights:
