@@ -1,9 +1,8 @@
 """What each stage of the pipeline costs per clip, and for millions of clips.
 
 Profile ave: 160 frames of 224 pixels, ResNet-50, Cnn14 (with random weights, which cost the
-same). Each stage works on rendered clips in a separate process. Fine-tuning reads a quarter of
-their frames, and its seconds are multiplied by four. The table is the figures of the last round
-times the number of clips; only the memory of the lists is measured at each size.
+same). Each stage works on rendered clips in a separate process. The table is the figures of the
+last round times the number of clips; only the memory of the lists is measured at each size.
 """
 
 import argparse
@@ -68,21 +67,20 @@ def spent(device: torch.device) -> float:
 
 
 def decode(folder: Path) -> dict[str, float]:
-    """Writes the stores that the other parts read, with all frames and with a quarter of them."""
+    """Writes the store that the other parts read."""
     media = folder / "media"
     files = media_files(media, read_annotations(media, None))
     rows = [Row(file.id, 0, 0, 10, split) for file, split in zip(files, SPLITS, strict=True)]
-    for into, fps in (("clips", STORED["fps"]), ("few_frames", STORED["fps"] // 4)):
-        decode_clips(
-            files,
-            Annotations(AVE_CATEGORIES, tuple(rows)),
-            folder / into,
-            **STORED | {"fps": fps},
-            backend="pyav",
-            min_seconds=MIN_SECONDS,
-            deadline_seconds=DEADLINE_SECONDS,
-            workers=workers(),
-        )
+    decode_clips(
+        files,
+        Annotations(AVE_CATEGORIES, tuple(rows)),
+        folder / "clips",
+        **STORED,
+        backend="pyav",
+        min_seconds=MIN_SECONDS,
+        deadline_seconds=DEADLINE_SECONDS,
+        workers=workers(),
+    )
     written = sum(path.stat().st_size for path in (folder / "clips").glob("shard-*"))
     return {"bytes": written / len(files)}
 
@@ -102,9 +100,9 @@ def extract(folder: Path, precision: str) -> dict[str, float]:
     return {"seconds": spent(device) - before, "megabytes": peak_megabytes()}
 
 
-def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
-    """The eight clips of train and the one of val; a clip is a tenth of it, times four."""
-    clips = ClipStore(folder / "few_frames")
+def fine_tune(folder: Path, precision: str, epochs: str) -> dict[str, float]:
+    """The eight clips of train and the one of val; a clip is a tenth of it."""
+    clips = ClipStore(folder / "clips")
     settings = profile().finetune
     assert settings is not None
     ids, device = load_annotations(clips.folder / "annotations.json").ids, choose_device()
@@ -115,12 +113,12 @@ def fine_tune(folder: Path, epochs: str) -> dict[str, float]:
         clips,
         ids[:8],
         ids[8:9],
-        state=folder / f"finetune-{epochs}.pt",
-        **settings.model_dump() | {"epochs": int(epochs)},
+        state=folder / f"finetune-{precision}-{epochs}.pt",
+        **settings.model_dump() | {"epochs": int(epochs), "precision": precision},
         device=device,
         team=Team(),
     )
-    return {"seconds": 4 * (spent(device) - before) / len(SPLITS), "megabytes": peak_megabytes()}
+    return {"seconds": (spent(device) - before) / len(SPLITS), "megabytes": peak_megabytes()}
 
 
 def train(folder: Path, precision: str, epochs: str) -> dict[str, float]:
@@ -256,11 +254,12 @@ def measure(
     size = {"clips": measured("decode")["bytes"], "features": features}
     for what, one in size.items():
         report.add(f"{what} on disk", "MB a clip", one / 1e6)
-    maps, tuned = (measured("fine_tune", epochs) for epochs in (0, 1))
     epochs = settings.finetune.epochs
-    tuning = maps["seconds"] + epochs * (tuned["seconds"] - maps["seconds"])
-    add(f"finetune, {epochs} epochs, {UNIT}", tuning)
-    report.add("finetune: peak memory", "MB", tuned["megabytes"])
+    for precision in precisions:
+        maps, tuned = (measured("fine_tune", precision, count) for count in (0, 1))
+        tuning = maps["seconds"] + epochs * (tuned["seconds"] - maps["seconds"])
+        add(f"finetune in {precision}, {epochs} epochs, {UNIT}", tuning)
+        report.add(f"finetune in {precision}: peak memory", "MB", tuned["megabytes"])
     for precision in precisions:
         found = measured("extract", precision)
         add(f"extract in {precision}, {UNIT}", found["seconds"])

@@ -1,7 +1,8 @@
 """The training step of every method, and of some beside the same arithmetic written plainly.
 
 Plain is that of tests/reference.py and tests/reference_others.py. All in float32 at batch 64 and
-VGG dimensions, one thread, forward and backward; each in a separate process, in turn.
+VGG dimensions, one thread, forward and backward, without dropout, which plain leaves out; each in a
+separate process, in turn.
 """
 
 import sys
@@ -16,6 +17,7 @@ from cace.settings import LOCALIZERS
 
 BARS = {"cace_net": "at most 0.62", "cmbs": "at most 0.8", "cmran": "at most 0.8"}
 PLAIN = (*BARS, "psp")
+TIME = {name: 5 if name in PLAIN else 1 for name in LOCALIZERS}  # parts of it, for their rounds
 
 
 def plain_step(name: str, visual: Any, audio: Any, labels: Any) -> Callable[[], Any]:
@@ -65,6 +67,11 @@ def our_step(name: str, store: Path) -> Callable[[], Any]:
 
     localizer = build(name, Sizes(VISUAL, AUDIO, CATEGORIES, GRID[0] * GRID[1]))
     localizer.start_epoch(1.0)
+    for layer in localizer.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+        elif isinstance(layer, torch.nn.MultiheadAttention):
+            layer.dropout = 0.0
     split = Split(FeatureStore(store), "train", torch.device("cpu"))
 
     def step() -> None:
@@ -104,7 +111,8 @@ def main() -> None:
         for place, name in enumerate(LOCALIZERS):
             ways: list[tuple[str, ...]] = [("ours", name)]
             ways += [("plain", name)] if name in PLAIN else []
-            rounds = report.rounds(options.rounds, share=1 / (len(LOCALIZERS) - place))
+            share = TIME[name] / sum([*TIME.values()][place:])
+            rounds = report.rounds(options.rounds, share)
             for found in steps_in_turns("benchmarks.methods", ways, store, rounds, report):
                 ours, plain = found["ours", name], found.get(("plain", name), {})
                 step = f"{name}: a batch of {BATCH}, forward and backward"
