@@ -178,6 +178,9 @@ def rewritten(small, path, compression=zipfile.ZIP_STORED, without=(), **changes
         ({"format": "cace-model-9"}, "expected a model in the format cace-model-1, got 'cace-mo"),
         ({"compression": zipfile.ZIP_DEFLATED}, "damaged .*an entry is compressed"),
         ({"without": ["localizer-0.pt"]}, "expected localizer-0.pt in this model, got none"),
+        ({"without": ["localizer-1.pt"]}, "expected localizer-1.pt in this model, got none"),
+        ({"contains": ["visual_encoder.pt"]}, "expected visual_encoder.pt in this model, got none"),
+        ({"localizers": 3}, "damaged"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_with_the_reason(small, tmp_path, change, message):

@@ -236,7 +236,9 @@ def test_a_model_of_one_modality_reads_only_that_one(model, tmp_path, silenced, 
     both = cace.load(model / "seed-0/best.pt").localize(clip)
     expected = both.without_sound if silenced == "audio" else both.without_picture
     name, localizer, about = checkpoints.read(model / "seed-0/best.pt")
-    checkpoints.save(tmp_path / "a.pt", name, localizer, {**about, "silenced": silenced})
+    # Training without vision computes on a single position.
+    grid = {"grid": [1, 1]} if silenced == "visual" else {}
+    checkpoints.save(tmp_path / "a.pt", name, localizer, {**about, **grid, "silenced": silenced})
     found = cace.load(tmp_path / "a.pt").localize(clip)
     np.testing.assert_allclose(found.decision.relevance, expected.relevance, atol=1e-6)
     np.testing.assert_allclose(found.decision.category, expected.category, atol=1e-6)
@@ -261,12 +263,30 @@ def test_a_model_of_folded_encoders_folds_them_too(model, tmp_path):
     assert plain.identity != folded.identity
 
 
-def test_seeds_of_different_modalities_are_not_averaged(model, tmp_path):
-    for seed, silenced in ((0, None), (1, "audio")):
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("silenced", (None, "audio")),
+        ("source", ("ave", "mini")),
+        ("trained_categories", (["bell"], ["dog"])),
+        ("supervision", ("full", "weak")),
+    ],
+)
+def test_seeds_of_different_trainings_are_not_averaged(model, tmp_path, key, values):
+    for seed, value in enumerate(values):
         name, localizer, about = checkpoints.read(model / f"seed-{seed}/best.pt")
         file = tmp_path / f"seed-{seed}/best.pt"
-        checkpoints.save(file, name, localizer, {**about, "silenced": silenced})
-    with pytest.raises(UserError, match="its seeds differ in their silenced"):
+        checkpoints.save(file, name, localizer, {**about, key: value})
+    with pytest.raises(UserError, match=f"its seeds differ in their {key}"):
+        cace.load(tmp_path)
+
+
+def test_seeds_of_different_settings_are_not_averaged(model, tmp_path):
+    for seed in range(2):
+        name, localizer, about = checkpoints.read(model / f"seed-{seed}/best.pt")
+        localizer.settings["beta"] = 0.1 * seed
+        checkpoints.save(tmp_path / f"seed-{seed}/best.pt", name, localizer, about)
+    with pytest.raises(UserError, match="its seeds differ in their settings"):
         cace.load(tmp_path)
 
 

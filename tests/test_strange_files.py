@@ -23,6 +23,7 @@ from cace.media.decode import decode_clip
 from cace.media.pool import judge_clip
 from cace.media.tracks import UnusableClipError
 from cace.media.video import decode_segments, probe
+from cace.system.errors import UserError
 from tests.damage import write_damaged
 from tests.videos import draw_counter, read_counter, tone, write_video
 
@@ -399,7 +400,7 @@ def test_an_unforeseen_exception_refuses_its_video_by_name(second, surprised):
 
 def test_a_library_that_is_missing_is_not_the_fault_of_a_clip(second, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ModuleNotFoundError, match="decord is not installed"):
+    with pytest.raises(UserError, match="decord is not installed"):
         decode(second, backend="decord")
 
 

@@ -80,10 +80,17 @@ def open_model_file(path: Path) -> ModelFile:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            written_as = json.loads(archive.read(DESCRIPTION))["format"]
+            description = json.loads(archive.read(DESCRIPTION))
+            written_as = description["format"]
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("an entry is compressed")  # a small one could fill the memory
-            entries = {name: zipfile.Path(path, name) for name in archive.namelist()}
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} is not as it was written")
+            entries, expected = set(archive.namelist()), []
+            if written_as == FORMAT:
+                seeds = range(max(1, len(description["localizers"])))
+                expected = [*map(_name_of, seeds), *description["contains"]]
+            missing = [name for name in expected if name not in entries]
     except (*BAD_ARCHIVE, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: a damaged or incomplete model ({shown(str(error))}); get it again"
@@ -93,14 +100,17 @@ def open_model_file(path: Path) -> ModelFile:
             f"{path}: expected a model in the format {FORMAT}, got {shown(written_as)}; use the "
             f"version of cace that wrote it"
         )
-    seeds = sum(name.startswith("localizer-") for name in entries)
-    names = [_name_of(seed) for seed in range(max(seeds, 1))]
-    if missing := [name for name in names if name not in entries]:
+    if missing:
         raise UserError(f"{path}: expected {missing[0]} in this model, got none; get it again")
-    localizers = [entries[name] for name in names]
-    configuration = [
-        entries[name] for file in CONFIGURATION if (name := AUDIO_CONFIGURATION + file) in entries
-    ]
+    root = zipfile.Path(path)
+
+    def entry(name: str) -> zipfile.Path | None:
+        return root / name if name in entries else None
+
+    configuration = [entry(AUDIO_CONFIGURATION + file) for file in CONFIGURATION]
     return ModelFile(
-        localizers, entries.get(VISUAL_ENCODER), entries.get(AUDIO_ENCODER), configuration
+        [root / name for name in expected if name.startswith("localizer-")],
+        entry(VISUAL_ENCODER),
+        entry(AUDIO_ENCODER),
+        [file for file in configuration if file],
     )

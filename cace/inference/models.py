@@ -43,6 +43,12 @@ RELEASED_FRAMES: dict[str, Any] = {
     "precision": "float32",
 }
 
+# What checkpoints say about their training.
+SAME_IN_ALL_SEEDS = (
+    *("encoders", "frames", "categories", "silenced"),
+    *("source", "trained_categories", "supervision"),
+)
+
 
 class Model(NamedTuple):
     """A trained model as it was read: localizers in eval mode, and their encoders."""
@@ -143,7 +149,9 @@ def read_model(
         for other in read
     ):
         raise UserError(f"{path}: its seeds are of different methods; name one of its checkpoints")
-    for key in ("encoders", "frames", "categories", "silenced"):
+    if any(other.localizer.settings != read[0].localizer.settings for other in read):
+        raise UserError(f"{path}: its seeds differ in their settings; run `dvc repro train`")
+    for key in SAME_IN_ALL_SEEDS:
         if any(other.about.get(key) != about.get(key) for other in read):
             raise UserError(f"{path}: its seeds differ in their {key}; run `dvc repro train`")
     count = read[0].localizer.sizes.categories
@@ -159,7 +167,9 @@ def read_model(
     needed = read[0].localizer.sizes[:2]
     if (got := (visual.channels, audio.channels)) != needed:
         raise UserError(f"{path}: expects features of {needed} channels, its encoders give {got}")
-    if about and about["encoders"]["visual"]["weights"] != RELEASED_WEIGHTS and "grid" in about:
+    # A localizer that was trained without vision saw one position, and reads any grid.
+    of_clips = about and about["encoders"]["visual"]["weights"] != RELEASED_WEIGHTS
+    if of_clips and "grid" in about and about.get("silenced") != "visual":
         _expect_grid(about["grid"], visual, found.frames, path)
     return Model(path, files, read, *found)
 

@@ -26,6 +26,7 @@ from cace.media.tracks import (
     decode_tracks,
     refusing_failures,
 )
+from cace.system.errors import UserError
 
 # A frame up to this late for k / fps counts as shown by then: at 29.97 fps it is up to 33 µs.
 SAME_TIME_SECONDS = 5e-5
@@ -273,7 +274,7 @@ def _decode_with_decord(
     try:
         import decord
     except ImportError as error:
-        raise ModuleNotFoundError(
+        raise UserError(
             "decode.backend: decord is not installed; run `pip install -e '.[decord]'` or set pyav"
         ) from error
     try:
