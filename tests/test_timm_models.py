@@ -170,6 +170,16 @@ def test_a_network_without_pretrained_weights_says_so():
         visual_encoder("timm/test_vit4", "pretrained")
 
 
+def test_a_library_that_does_not_fit_the_others_says_why(monkeypatch, tmp_path):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(
+        UserError, match=r"timm cannot be imported \(operator nms does not exist\);"
+    ):
+        visual_encoder("timm/resnet18", "none")
+
+
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(

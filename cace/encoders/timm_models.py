@@ -6,6 +6,7 @@ Size, mean, deviation and interpolation of the frames come from the network's ow
 import difflib
 import math
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,9 +145,11 @@ def _converted(model: str, tensors: Weights) -> Weights | None:
 def _timm() -> types.ModuleType:
     try:
         import timm
-    except ImportError as error:
+    except Exception as error:  # of whatever kind: one that does not fit the installed torch
+        why = str(error).strip().split("\n")[0]
+        what = f"cannot be imported ({why})" if find_spec("timm") else "is not installed"
         raise UserError(
-            "encoders.visual: timm is not installed; run `pip install -e '.[encoders]'`"
+            f"encoders.visual: timm {what}; run `pip install -e '.[encoders]'`"
         ) from error
     return timm
 
