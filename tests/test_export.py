@@ -214,6 +214,14 @@ def test_a_second_encoder_is_refused(small):
         cace.load(small, encoder="visual_encoder.pt")
 
 
+def test_a_model_without_its_encoder_says_what_it_needs(fine_tuned, small, tmp_path):
+    (tmp_path / "data/models/visual_encoder.pt").unlink()
+    with pytest.raises(UserError, match="visual_encoder.pt: not there, and .*localizer needs the"):
+        export(fine_tuned, tmp_path / "a.cace")
+    with pytest.raises(UserError, match="small.cace: expected the visual_encoder.pt of a training"):
+        cace.load(fine_tuned, encoder=small)
+
+
 def test_files_that_are_one_file_already_are_not_exported(small, tmp_path):
     with pytest.raises(UserError, match="one file already; copy it"):
         export(small, tmp_path / "a.cace")
@@ -222,7 +230,7 @@ def test_files_that_are_one_file_already_are_not_exported(small, tmp_path):
 @pytest.mark.parametrize("method", ["Co-Guide", "cmran"])
 def test_an_authors_checkpoint_is_shared_as_it_is(tmp_path, method):
     torch.save({f"module.{k}": v for k, v in fill.params(method).items()}, tmp_path / "a.tar")
-    with pytest.raises(UserError, match="a checkpoint of a method's authors; share that file"):
+    with pytest.raises(UserError, match="expected a model that `dvc repro train` wrote; share a"):
         export(tmp_path / "a.tar", tmp_path / "a.cace")
 
 

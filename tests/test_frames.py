@@ -41,6 +41,7 @@ def test_a_number_is_kept_where_the_network_takes_it(given, expected):
     ("encoder", "given", "message"),
     [
         (VIT, (None, 100), "decode.crop: timm/test_vit does not read .* 100 .*; set 160, or auto"),
+        (VIT, (116, 100), "set 160 and decode.short_side 168, or both to auto"),
         ("timm/beit_base_patch16_224", (None, 256), "read frames of 256 .*; set 224, or auto"),
         ("resnet50", (None, 32), "decode.crop: 32 pixels leave resnet50 a map of 1×1, .* set 224,"),
         (VIT, (150, None), r"decode.short_side: .*decode.crop \(160\), got 150; set 168, or auto"),

@@ -3,6 +3,7 @@
 import re
 import shutil
 from itertools import islice
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,8 +23,9 @@ from cace.media.store import Frames, as_stored
 from cace.media.video import decode_segments
 from cace.settings import load_params
 from cace.system.errors import UserError
+from stages.frames import main as frames_stage
 from tests.models import CATEGORIES
-from tests.project import ROOT
+from tests.project import ROOT, Project
 from tests.test_experiments import STAGES
 from tests.tiny_models import save_audio, save_visual
 from tests.videos import sweep, write_video
@@ -119,7 +121,8 @@ def test_an_experiment_with_a_network_of_timm_runs(project):
 def test_an_encoder_that_reads_the_same_frames_decodes_nothing_again(project, tmp_path):
     copy = project.copy_to(tmp_path / "cace")
     profile = copy.folder / "profiles/mini.yaml"
-    profile.write_text(profile.read_text().replace("efficientnet_lite0", "resnet50"))
+    text = profile.read_text().replace("efficientnet_lite0", "resnet50")
+    profile.write_text(text.replace("visual_weights: imagenet", "visual_weights: none"))
     printed = copy.run("dvc", "repro", "decode")
     assert "Running stage 'frames'" in printed
     assert "Stage 'decode' didn't change, skipping" in printed
@@ -133,8 +136,29 @@ def test_a_size_that_does_not_fit_stops_the_run_before_it_decodes(project):
         fails=True,
     )  # fmt: skip
     assert "decode.crop: timm/test_vit does not read frames of 60 pixels" in printed
-    assert "set 160, or auto" in printed
+    assert "set 160 and decode.short_side 168, or both to auto" in printed
     assert "Running stage 'decode'" not in printed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("weights: imagenet", "weights: data/weights/vit", "weights/vit.*: do not fit the net"),
+        ("audio: logmel", "audio: hf/data/weights/vit", "hf/data/weights/vit: has no prep"),
+    ],
+)
+def test_encoders_that_cannot_be_used_are_refused_before_anything_is_decoded(
+    tmp_path, monkeypatch, old, new, message
+):
+    folder = Project(tmp_path / "cace").folder
+    save_visual(folder / "data/weights/vit")
+    profile = folder / "profiles/mini.yaml"
+    assert old in profile.read_text()
+    profile.write_text(profile.read_text().replace(old, new))
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=message):
+        frames_stage()
+    assert not Path("data/frames.json").exists()
 
 
 # --- the commands of the documentation
@@ -157,8 +181,8 @@ def test_the_settings_of_strong_encoders_are_valid(source, tmp_path):
     assert params.data.source == source
     decode, encoders = params.decode, params.encoders
     assert encoders.audio == "hf/MIT/ast-finetuned-audioset-10-10-0.4593"
-    frames = frames_for(encoders.visual, decode.short_side, decode.crop, params.extract.grid)
-    assert frames == Frames(224, 224, "bicubic")
+    size = frames_for(encoders.visual, decode.short_side, decode.crop, params.extract.grid)
+    assert size == Frames(224, 224, "bicubic")
 
 
 # --- the windows of a video

@@ -239,5 +239,5 @@ def test_another_model_is_refused_in_one_message(make, message, tmp_path, monkey
 def test_a_library_that_is_not_installed_is_named_with_its_extra(there, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = refused("data/weights/ast")
-    assert "needs a package that is not installed" in message
+    assert "hf/data/weights/ast: needs transformers, which is not installed" in message
     assert "`pip install -e '.[encoders]'`" in message

@@ -57,5 +57,10 @@ def run(options: argparse.Namespace) -> None:
     split = Split(store, options.split, device, silenced)
     expect_fit(checkpoint, split, options.checkpoint)
     scores, _ = evaluate(checkpoint.localizer.to(device), split, options.threshold)
-    of = {"split": options.split, "clips": len(split), "silenced": silenced}
+    of = {
+        "split": options.split,
+        "clips": len(split),
+        "silenced": silenced,
+        "supervision": checkpoint.about.get("supervision"),
+    }
     print(json.dumps({**of, **scores._asdict()}, indent=2))

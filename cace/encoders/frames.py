@@ -52,6 +52,10 @@ def frames_for(
     else:
         training = TRAINING[encoder]
     crop = crop or training.side
+    fits = f"set {training.side}, or auto"
+    if short_side and short_side < training.side:
+        scaled = round(training.side / training.crop_share)
+        fits = f"set {training.side} and decode.short_side {scaled}, or both to auto"
     try:
         positions = min(map_sides(network, crop))
     except UserError:
@@ -59,8 +63,7 @@ def frames_for(
     except Exception as error:  # of whatever layer cannot work with this size
         why = str(error).split("\n")[0].rstrip(".")
         raise UserError(
-            f"decode.crop: {encoder} does not read frames of {crop} pixels ({why}); set "
-            f"{training.side}, or auto"
+            f"decode.crop: {encoder} does not read frames of {crop} pixels ({why}); {fits}"
         ) from error
     if positions < SMALLEST_GRID:
         if crop == training.side:
@@ -69,7 +72,7 @@ def frames_for(
             )
         raise UserError(
             f"decode.crop: {crop} pixels leave {encoder} a map of {positions}×{positions}, and "
-            f"expected is at least {SMALLEST_GRID}×{SMALLEST_GRID}; set {training.side}, or auto"
+            f"expected is at least {SMALLEST_GRID}×{SMALLEST_GRID}; {fits}"
         )
     if grid and grid > positions:
         raise UserError(

@@ -4,6 +4,7 @@ The hub's own library downloads them. It resumes, and reads HF_HOME, HF_ENDPOINT
 Files in the cache are used as they are, so later runs need no network and give the same result.
 """
 
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,21 +19,21 @@ def hub_file(repository: str, names: Sequence[str], setting: str, download: bool
 
     setting: what to set after a download by hand, up to the name of the file's folder.
     download: if not, only the cache is read.
-    Raises: UserError that names the file, its address and its place.
+    Raises: UserError that names the file, its address and its place, or a missing package.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    hub = _library(repository)
 
     def get() -> Path:
         for name in names:
-            if isinstance(cached := try_to_load_from_cache(repository, name), str):
+            if isinstance(cached := hub.try_to_load_from_cache(repository, name), str):
                 return Path(cached)
-        for name in names if download else ():
-            try:
-                return Path(hf_hub_download(repository, name))
-            except RemoteEntryNotFoundError:
-                continue
-        raise FileNotFoundError("there is no such file" if download else WHEN_NEEDED)
+        if not download:
+            raise FileNotFoundError(WHEN_NEEDED)
+        there = [file.rfilename for file in hub.model_info(repository).siblings]
+        for name in names:
+            if name in there:
+                return Path(hub.hf_hub_download(repository, name))
+        raise FileNotFoundError("there is no such file")
 
     return _got(get, repository, " or ".join(names), setting)
 
@@ -42,11 +43,11 @@ def hub_folder(repository: str, setting: str, download: bool = True) -> Path:
 
     setting, download, Raises: as of `hub_file`.
     """
-    from huggingface_hub import snapshot_download
+    hub = _library(repository)
 
     def get() -> Path:
         try:
-            folder = Path(snapshot_download(repository, local_files_only=True))
+            folder = Path(hub.snapshot_download(repository, local_files_only=True))
             if is_complete(folder):
                 return folder
         except OSError:
@@ -55,7 +56,7 @@ def hub_folder(repository: str, setting: str, download: bool = True) -> Path:
             raise FileNotFoundError(WHEN_NEEDED)
         for weights in ("model*.safetensors", "pytorch_model*.bin"):
             wanted = ["*.json", "README.md", weights]
-            folder = Path(snapshot_download(repository, allow_patterns=wanted))
+            folder = Path(hub.snapshot_download(repository, allow_patterns=wanted))
             if is_complete(folder):
                 return folder
         raise FileNotFoundError("it lacks some of these files")
@@ -72,6 +73,16 @@ def is_complete(folder: Path) -> bool:
 def has_weights(folder: Path) -> bool:
     """Whether a folder has a model's weights, in one file or in several."""
     return any((*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")))
+
+
+def _library(repository: str) -> types.ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"{repository}: huggingface_hub is not installed; run `pip install -e '.[encoders]'`"
+        ) from error
+    return huggingface_hub
 
 
 def _got(get: Callable[[], Path], repository: str, files: str, setting: str) -> Path:

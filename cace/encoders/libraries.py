@@ -1,6 +1,5 @@
-"""Encoders that need files of the user or of a library: finds them before they are built."""
+"""Where the files of encoders are that come from the user or from a library."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -8,7 +7,6 @@ import torch
 from cace.encoders import timm_models, transformers_models
 from cace.encoders.weights import find_weights
 from cace.paths import WEIGHTS
-from cace.system.errors import UserError
 
 
 def needs_files(name: str, weights: str) -> bool:
@@ -17,24 +15,18 @@ def needs_files(name: str, weights: str) -> bool:
     return is_of_library or Path(weights).is_relative_to(WEIGHTS)
 
 
-def place_of(name: str, weights: str, download: bool = True) -> Path | None:
+def place_of(name: str, weights: str) -> Path | None:
     """The file or folder that an encoder that `needs_files` is read from; None if it reads none.
 
-    Raises: UserError if it is not here and `download` is false or fails, or the library is not
-        installed or knows no such network.
+    Raises: UserError if it is not here, or the library is not installed or knows no such network.
     """
     library, _, model = name.partition("/")
     if f"{library}/" == timm_models.PREFIX:
         with torch.device("meta"):
             grid = timm_models.build(model)
         if weights == "pretrained":
-            return timm_models.pretrained_file(grid, model, download)
+            return timm_models.pretrained_file(grid, model, download=False)
         return None if weights == "none" else find_weights(Path(weights))
     if f"{library}/" != transformers_models.PREFIX:
         return find_weights(Path(weights))
-    if not importlib.util.find_spec("transformers"):
-        raise UserError(
-            f"encoders.audio: {name}: needs transformers, which is not installed; run "
-            f"`pip install -e '.[encoders]'`"
-        )
-    return transformers_models.folder_of(model, weights, download)
+    return transformers_models.folder_of(model, weights, download=False)

@@ -4,6 +4,7 @@ AST, CLAP and models like wav2vec 2.0 are of this kind: they read sound and give
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import pickle
@@ -143,9 +144,15 @@ def folder_of(name: str, weights: str, download: bool = True) -> Path:
     """The folder with a model's configuration, and with its weights unless `weights` is none.
 
     name, weights: as of `build`.
-    Raises: UserError if it is not here and `download` is false or fails, or it lacks something.
+    Raises: UserError if it is not here and `download` is false or fails, or it lacks something, or
+        transformers is not installed.
     """
     setting = f"encoders.audio: {PREFIX}"
+    if not importlib.util.find_spec("transformers"):
+        raise UserError(
+            f"{setting}{name}: needs transformers, which is not installed; run "
+            f"`pip install -e '.[encoders]'`"
+        )
     folder = Path(name)
     if not folder.is_relative_to(WEIGHTS):
         return hub_folder(name, setting, download)

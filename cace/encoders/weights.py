@@ -43,6 +43,11 @@ def find_weights(path: Path) -> Path:
     Raises: UserError if there is none.
     """
     path = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
+    if path.is_dir():
+        raise UserError(
+            f"weights {path}: expected {' or '.join(WEIGHT_FILES)} in it, got neither; name the "
+            f"file itself, or put it there under one of these names"
+        )
     if not path.is_file():
         raise UserError(
             f"weights {path}: not there; copy the file there, or set a name, or none. In a --temp "

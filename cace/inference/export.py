@@ -49,7 +49,10 @@ def export(path: Path, out: Path, encoder: Path | None = None, licence: str | No
     if is_model_file(path):
         raise UserError(f"{path}: one file already; copy it")
     if path.is_file() and not checkpoints.is_ours(path):
-        raise UserError(f"{path}: a checkpoint of a method's authors; share that file as it is")
+        raise UserError(
+            f"{path}: expected a model that `dvc repro train` wrote; share a checkpoint of a "
+            f"method's authors as it is"
+        )
     model = read_model(path, encoder)
     encoders = {
         entry: _weights_of(network)

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 from cace.encoders.hub import CONFIGURATION
 from cace.system.errors import UserError, shown
 from cace.system.files import as_utf8, write_atomically
+from cace.system.torch_files import ZIP_START
 
 FORMAT = "cace-model-1"
 DESCRIPTION = "model.json"
 VISUAL_ENCODER, AUDIO_ENCODER = "visual_encoder.pt", "audio_encoder.pt"
 AUDIO_CONFIGURATION = "audio_encoder/"  # the folder of its files
 NEVER = (1980, 1, 1, 0, 0, 0)  # the time of all entries: the same model gives the same bytes
-SIGNATURE = b"PK\x03\x04"  # of an archive; the name of its first entry starts at byte 30
+# The bytes of a zip archive in which the name of its first entry is.
 NAME = slice(30, 30 + len(DESCRIPTION))
 # What zipfile raises for an archive that it cannot read.
 BAD_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError)
@@ -69,7 +70,7 @@ def is_model_file(path: Path) -> bool:
         if path.is_file():
             with path.open("rb") as file:
                 start = file.read(NAME.stop)
-            return start.startswith(SIGNATURE) and start[NAME] == DESCRIPTION.encode()
+            return start.startswith(ZIP_START) and start[NAME] == DESCRIPTION.encode()
     return False
 
 

@@ -250,6 +250,16 @@ def _visual(
         above = list(model.parents)[:3]
         beside = [place / "visual_encoder.pt" for f in above for place in (f, f / "models")]
         where = given or next((file for file in beside if file.is_file()), beside[0])
+        if not where.exists():
+            raise UserError(
+                f"{where}: not there, and {model} needs the visual encoder that it was trained "
+                f"with; put it there, or name it with --encoder"
+            )
+        if is_model_file(where):
+            raise UserError(
+                f"{where}: expected the visual_encoder.pt of a training, got a file of `cace "
+                f"export`; that one is a complete model, which needs no other"
+            )
         encoder = load_encoder(where, about["name"], needed_by="the localizer").network
     _expect_same("visual", encoder, about, where)
     return encoder

@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 # Where other programs put the weights among an epoch, an optimizer and so on; the first that is
 # there is read.
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
-ZIP_START = b"PK\3\4"
+ZIP_START = b"PK\3\4"  # of a zip archive
 DEEPEST = 3  # levels of dictionaries around the weights
 WRAPPERS = ("module.", "_orig_mod.")  # that DataParallel and torch.compile put before every name
 

@@ -236,7 +236,7 @@ def _weights(params: Params) -> Iterator[Finding]:
         file = WEIGHTS.get((name, weights))
         if needs_files(name, weights):
             try:
-                place = place_of(name, weights, download=False)
+                place = place_of(name, weights)
                 yield Finding(f"weights of {name}", str(place or weights))
             except UserError as error:
                 yield Finding(f"weights of {name}", "not here", str(error))
