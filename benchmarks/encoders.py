@@ -36,6 +36,7 @@ BARS = {"resnet50": 0.35, "efficientnet_lite0": 0.5, "cnn14": 0.6}  # of the fas
 TUNING_BAR = 0.5
 TUNED = {"resnet50": "none", "efficientnet_lite0": "imagenet"}  # with their weights
 TUNED_CLIPS = 2
+MATRIX = 2048  # its side
 
 
 def frames_of_a_photograph(count: int) -> Tensor:
@@ -102,6 +103,19 @@ def tuning_step(encoder: VisualEncoder, clips: ClipStore, precision: str) -> Non
         weight.grad = None
 
 
+def products(report: Report, rounds: int | None) -> None:
+    """Adds the cost of a product of two large matrices: what the processor itself gains."""
+    seconds: dict[str, float] = {}
+    for _ in report.rounds(rounds or 5):
+        for precision in precisions():
+            a, b = torch.rand(2, MATRIX, MATRIX).to(getattr(torch, precision))
+            once = seconds_of(a.matmul, b)
+            seconds[precision] = min(once, seconds.get(precision, once))
+    for precision, once in seconds.items():
+        plain = None if precision == "float32" else seconds["float32"]
+        report.add(f"a product of matrices: {precision}", "CPU s", once, plain)
+
+
 def fine_tuning(report: Report, rounds: int | None) -> None:
     """Adds the cost of each visual encoder in both precisions."""
     for place, (name, weights) in enumerate(TUNED.items()):
@@ -157,6 +171,7 @@ def main() -> None:
     torch.manual_seed(0)
     keep_freed_memory()
     report = Report("encoders", __doc__)
+    products(report, options.rounds)
     fine_tuning(report, options.rounds)
     for place, (name, (network, example, share)) in enumerate(networks().items()):
         ways = ways_of(network, example)

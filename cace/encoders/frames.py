@@ -8,7 +8,7 @@ from cace.encoders import timm_models
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.media.store import BILINEAR, Frames
 from cace.settings import Interpolation
-from cace.system.errors import UserError
+from cace.system.errors import UserError, reason
 
 SMALLEST_GRID = 2  # positions on a side: with one, attention has nothing to choose from
 
@@ -61,9 +61,9 @@ def frames_for(
     except UserError:
         raise
     except Exception as error:  # of whatever layer cannot work with this size
-        why = str(error).split("\n")[0].rstrip(".")
         raise UserError(
-            f"decode.crop: {encoder} does not read frames of {crop} pixels ({why}); {fits}"
+            f"decode.crop: {encoder} does not read frames of {crop} pixels ({reason(error)}); "
+            f"{fits}"
         ) from error
     if positions < SMALLEST_GRID:
         if crop == training.side:

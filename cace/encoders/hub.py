@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cace.system.errors import UserError
+from cace.system.errors import UserError, reason
 
 WHEN_NEEDED = "a stage does it when it needs it"
 CONFIGURATION = ("config.json", "preprocessor_config.json")  # of a model, and of what it reads
@@ -89,9 +89,9 @@ def _got(get: Callable[[], Path], repository: str, files: str, setting: str) -> 
     try:
         return get()
     except Exception as error:  # of the hub's library, or of the one that it downloads with
-        why = str(error).strip().split("\n")[0].rstrip(".")
         folder = f"data/weights/{repository.split('/')[-1]}"
         raise UserError(
-            f"{repository}: not on this machine, and not downloaded ({why}). Get {files} from "
-            f"https://huggingface.co/{repository}, put it into {folder}, and set {setting}{folder}"
+            f"{repository}: not on this machine, and not downloaded ({reason(error)}). Get {files} "
+            f"from https://huggingface.co/{repository}, put it into {folder}, and set "
+            f"{setting}{folder}"
         ) from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cace.encoders.hub import hub_file
 from cace.encoders.weights import load_into, read_weights
-from cace.system.errors import UserError, shown
+from cace.system.errors import UserError, reason, shown
 from cace.system.torch_files import Weights, misfit
 
 PREFIX = "timm/"  # of their names in the settings
@@ -146,8 +146,7 @@ def _timm() -> types.ModuleType:
     try:
         import timm
     except Exception as error:  # of whatever kind: one that does not fit the installed torch
-        why = str(error).strip().split("\n")[0]
-        what = f"cannot be imported ({why})" if find_spec("timm") else "is not installed"
+        what = f"cannot be imported ({reason(error)})" if find_spec("timm") else "is not installed"
         raise UserError(
             f"encoders.visual: timm {what}; run `pip install -e '.[encoders]'`"
         ) from error

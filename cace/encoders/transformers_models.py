@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.encoders.hub import CONFIGURATION, has_weights, hub_folder
 from cace.paths import WEIGHTS
-from cace.system.errors import UserError
+from cace.system.errors import UserError, reason
 
 PREFIX = "hf/"  # of their names in the settings
 AST = "audio-spectrogram-transformer"
@@ -124,18 +124,16 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
             with torch.inference_mode():
                 channels = listener(torch.zeros(SEGMENTS, SAMPLE_RATE)).shape[1]
     except ImportError as error:
-        why = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{setting}{name}: needs a package that is not installed ({why}); run "
+            f"{setting}{name}: needs a package that is not installed ({reason(error)}); run "
             f"`pip install -e '.[encoders]'`, or install that package"
         ) from error
     except UserError as error:
         raise UserError(f"{setting}{name}: {error}") from error
     except Exception as error:  # of whatever kind: of a model that is not for sound
-        why = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{setting}{name}: not an audio encoder that transformers can load ({why}); choose an "
-            f"AST, a CLAP, or a model like wav2vec 2.0"
+            f"{setting}{name}: not an audio encoder that transformers can load ({reason(error)}); "
+            f"choose an AST, a CLAP, or a model like wav2vec 2.0"
         ) from error
     return Loaded(listener, channels, _license(folder) if weights == "pretrained" else None)
 

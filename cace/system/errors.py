@@ -86,6 +86,12 @@ def shown(value: object, most: int = 200) -> str:
         return "a number of thousands of digits"
 
 
+def reason(error: Exception, most: int = 200) -> str:
+    """The first line of what a library says of a failure, shortened if it is long."""
+    text = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _nowhere() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8")
 
