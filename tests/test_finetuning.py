@@ -86,13 +86,15 @@ class ColouredClips(ClipStore):
         return np.tile(self.colours[int(id_)].astype(np.float32), (10, 1))
 
 
-def finetune_colours(seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state=None, team=ALONE):
+def finetune_colours(
+    seed=0, learning_rate=3e-2, epochs=30, maps_epochs=0, state=None, team=ALONE, kind=nn.Conv2d
+):
     if state is None:
         with TemporaryDirectory() as folder:
             state = Path(folder) / "state.pt"
-            return finetune_colours(seed, learning_rate, epochs, maps_epochs, state)
+            return finetune_colours(seed, learning_rate, epochs, maps_epochs, state, kind=kind)
     torch.manual_seed(0)
-    encoder = VisualEncoder(nn.Conv2d(3, 6, 1), 6, (0.5,) * 3, (0.5,) * 3)
+    encoder = VisualEncoder(kind(3, 6, 1), 6, (0.5,) * 3, (0.5,) * 3)
     curve = finetune(
         encoder,
         AudioEncoder(nn.Identity(), 3),
@@ -119,6 +121,22 @@ def test_finetuning_finds_the_own_sound_of_unseen_clips():
     curve, _ = finetune_colours()
     assert curve[0].recall_at_5 < 0.6
     assert curve[-1].recall_at_5 > 0.9
+
+
+class KeepsItsFirstScale(nn.Conv2d):
+    """As some networks keep positions."""
+
+    scale = None
+
+    def forward(self, x):
+        if self.scale is None:
+            self.scale = torch.full((1,), 2.0)
+        return super().forward(x) * self.scale
+
+
+def test_a_network_that_keeps_a_tensor_of_its_first_pass_is_trained():
+    curve, encoder = finetune_colours(epochs=1, kind=KeepsItsFirstScale)
+    assert len(curve) == 2 and encoder.body.scale is not None
 
 
 def test_the_parts_in_which_frames_are_encoded_do_not_show(monkeypatch):

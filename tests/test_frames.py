@@ -23,6 +23,11 @@ VIT = "timm/test_vit"  # 160 pixels, 95 % of the short side, patches of 16
         ("efficientnet_lite0", Frames(256, 224, "bilinear")),
         (VIT, Frames(168, 160, "bicubic")),
         ("timm/vit_large_patch14_clip_224.openai", Frames(224, 224, "bicubic")),
+        # Patches of 14 do not fill its 384 pixels; the next has no classifier; the last has weights
+        # of five dimensions.
+        ("timm/vit_so400m_patch14_siglip_384", Frames(427, 384, "bicubic")),
+        ("timm/qwen3_vit_88m_enc", Frames(768, 768, "bicubic")),
+        ("timm/lambda_resnet26t", Frames(272, 256, "bicubic")),
     ],
 )
 def test_auto_is_what_the_encoder_was_trained_on(encoder, expected):

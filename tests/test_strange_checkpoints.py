@@ -86,6 +86,12 @@ def test_a_valid_file_comes_back_with_all_that_it_contains(content, tmp_path):
     assert checkpoints.read(tmp_path / "a.pt").about == ABOUT
 
 
+def test_of_many_wrong_values_the_first_are_named(content, tmp_path):
+    torch.save(changed(content, "about/categories", [3] * 28), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"(categories\.\d: .*\n.*){5}and 23 more$"):
+        checkpoints.read(tmp_path / "a.pt")
+
+
 def test_a_file_that_lacks_the_source_and_the_trained_categories_is_read(content, tmp_path):
     older = {k: v for k, v in ABOUT.items() if k not in ("source", "trained_categories")}
     torch.save({**content, "about": older}, tmp_path / "a.pt")

@@ -88,13 +88,12 @@ def frames_for(
     return Frames(short_side, crop, training.interpolation)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def map_sides(encoder: VisualEncoder, crop: int) -> tuple[int, int]:
     """Height and width of the map that an encoder gives of frames of `crop` pixels.
 
     Raises: whatever its layers raise if they cannot work with this size.
     """
     frame = torch.zeros(1, crop, crop, 3, dtype=torch.uint8, device=encoder.mean.device)
-    with torch.no_grad():
-        height, width = encoder(frame).shape[2:]
+    height, width = encoder(frame).shape[2:]
     return height, width

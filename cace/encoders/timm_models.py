@@ -69,14 +69,23 @@ def build(model: str) -> Grid:
     model: its name in timm, with or without the tag of its weights, as `vit_tiny_patch16_224`.
     Raises: UserError if timm is not installed, or knows no such network.
     """
-    timm = _timm()
-    _expect_known(timm, model)
+    _expect_known(_timm(), model)
     try:  # a ViT then takes any multiple of its patch; its positions are interpolated
-        network = timm.create_model(model, dynamic_img_size=True)
+        network = _network(model, dynamic_img_size=True)
     except TypeError:
-        network = timm.create_model(model)
-    network.reset_classifier(0)
+        return Grid(_network(model))
+    side, patch = network.pretrained_cfg["input_size"][-1], network.patch_embed.patch_size[0]
+    if side % patch:  # SigLIP's 384 pixels in patches of 14: only that size, and the rest is cut
+        network = _network(model)
     return Grid(network)
+
+
+def _network(model: str, **settings: Any) -> Any:
+    """Without its classifier, if it has one."""
+    network = _timm().create_model(model, **settings)
+    if hasattr(network, "reset_classifier"):
+        network.reset_classifier(0)
+    return network
 
 
 def configuration(grid: Grid) -> Configuration:
@@ -133,12 +142,10 @@ def _without_classifier(network: nn.Module, tensors: Weights) -> Weights:
 def _converted(model: str, tensors: Weights) -> Weights | None:
     """The tensors under timm's names, if timm knows how to convert them."""
     try:
-        network = _timm().create_model(
-            model, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)}
-        )
+        overlay = {"state_dict": dict(tensors)}
+        network = _network(model, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception:  # of whatever kind: timm's functions expect files of known libraries
         return None
-    network.reset_classifier(0)
     return network.state_dict()
 
 

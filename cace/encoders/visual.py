@@ -71,7 +71,10 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
                 if key.startswith("features.")
             }
         load_into(encoder.body, tensors, where=str(path))
-    return encoder.to(memory_format=torch.channels_last).eval()
+    for weight in encoder.parameters():
+        if weight.ndim == 4:  # Module.to refuses networks that have others, too
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return encoder.eval()
 
 
 def _built(name: str) -> VisualEncoder:

@@ -199,7 +199,7 @@ def finetune(
     for_all = torch.optim.Adam([*trained, *space.parameters()], lr=learning_rate)
     middle = np.full((batch_size, SEGMENTS), clips.fps // 2)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not in inference mode: ConViT keeps tensors that training needs
     def frozen_pictures(ids: Sequence[str], what: str) -> Tensor:
         """Of the middle frames."""
         parts = [
@@ -209,7 +209,7 @@ def finetune(
             )
         ]
         nothing = torch.zeros(0, encoder.channels, device=device)
-        return team.gather(torch.cat([nothing, *parts]), len(ids)).clone()
+        return team.gather(torch.cat([nothing, *parts]), len(ids))
 
     def sounds_of(ids: Sequence[str]) -> Tensor:
         own = clip_sounds(audio_encoder, clips, ids[team.own(len(ids))], device)

@@ -12,6 +12,7 @@ from cace.settings.values import Section
 from cace.system.errors import UserError, shown
 
 S = TypeVar("S", bound=Section)
+MOST_NAMED = 5  # wrong values of a file, which may have any number
 
 
 def check_section(section: type[S], values: object, where: str) -> S:
@@ -32,8 +33,9 @@ def check_some(section: type[Section], values: object, where: str) -> None:
     except ValidationError as error:
         wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
         if wrong:
-            lines = [f"{where}: {_explain(problem)}" for problem in wrong]
-            raise UserError("\n  ".join(lines)) from None
+            lines = [f"{where}: {_explain(problem)}" for problem in wrong[:MOST_NAMED]]
+            more = [f"and {len(wrong) - MOST_NAMED} more"] if len(wrong) > MOST_NAMED else []
+            raise UserError("\n  ".join([*lines, *more])) from None
 
 
 def check_method(name: str, settings: dict[str, Any], where: str) -> None:
