@@ -73,7 +73,7 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
         load_into(encoder.body, tensors, where=str(path))
     for weight in encoder.parameters():
         if weight.ndim == 4:  # Module.to refuses networks that have others, too
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            weight.data = weight.data.to(memory_format=torch.channels_last)
     return encoder.eval()
 
 
