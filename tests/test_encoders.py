@@ -12,6 +12,7 @@ from cace.encoders.efficientnet_lite import EfficientNetLite0
 from cace.encoders.mel import mel_filters
 from cace.encoders.vggish import half_band
 from cace.encoders.visual import visual_encoder
+from cace.encoders.weights import fingerprint
 from cace.system import downloads
 from cace.system.downloads import RemoteFile
 from cace.system.errors import UserError
@@ -42,6 +43,21 @@ def test_lite0_has_learned_from_imagenet():
     with torch.inference_mode():
         maps = visual_encoder("efficientnet_lite0", "imagenet")(frames(size=112))
     assert 0.05 < (maps > 0).float().mean() < 0.5
+
+
+def test_weights_of_lite0_may_have_a_classifier(tmp_path):
+    encoder = visual_encoder("efficientnet_lite0", "imagenet")
+    weights = encoder.body.state_dict() | {"classifier.weight": torch.zeros(1000, 1280)}
+    torch.save(weights, tmp_path / "w.pth")
+    loaded = visual_encoder("efficientnet_lite0", str(tmp_path / "w.pth"))
+    assert fingerprint(loaded) == fingerprint(encoder)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg19", "efficientnet_lite0"])
+def test_weights_with_names_of_another_network_are_refused(name, tmp_path):
+    torch.save({"cls_token": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="w.pth: do not fit the network; missing"):
+        visual_encoder(name, str(tmp_path / "w.pth"))
 
 
 def test_lite0_in_bfloat16_has_nearly_the_features_of_float32():

@@ -53,6 +53,11 @@ def test_a_number_is_kept_where_the_network_takes_it(given, expected):
         ("vgg19", (None, None, 8), "extract.grid: expected at most 7, .* vgg19 .* 224 .*, got 8"),
         ("timm/pit_ti_224", (None, None), "encoders.visual: timm/pit_ti_224 gives one feature"),
         ("timm/coat_lite_tiny", (None, None), "encoders.visual: CoaT of timm gives no map of posi"),
+        (
+            "resnet50",
+            (None, 2048),
+            "short_side: auto is 2121 .* at most 2048; set decode.crop 1977",
+        ),
         ("timm/vitt", (None, None), "timm has no network 'vitt'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stages.frames import main as frames_stage
 from tests.models import CATEGORIES
 from tests.project import ROOT, Project
 from tests.test_experiments import STAGES
+from tests.test_export import rewritten
 from tests.tiny_models import save_audio, save_visual
 from tests.videos import sweep, write_video
 
@@ -95,6 +97,16 @@ def test_a_model_on_them_is_shared_as_one_file(run, tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         found[model] = cace.load(model).localize(clip).decision.relevance
     assert np.array_equal(found["a.cace"], found["data/models/localizer"])
+    with pytest.raises(
+        UserError, match="b.cace: expected config.json and preproc.*, got 1 of them"
+    ):
+        cace.load(rewritten("a.cace", tmp_path / "b.cace", without=["audio_encoder/config.json"]))
+    with zipfile.ZipFile("b.cace", "a") as archive:
+        settings = zipfile.Path("a.cace", "audio_encoder/config.json").read_text()
+        changed = settings.replace('"num_attention_heads": 2', '"num_attention_heads": 4')
+        archive.writestr("audio_encoder/config.json", changed)
+    with pytest.raises(UserError, match="b.cace: the files of its audio encoder were changed"):
+        cace.load("b.cace")
 
 
 def test_other_weights_in_the_folder_are_refused_by_their_hash(run):

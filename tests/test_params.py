@@ -87,6 +87,11 @@ def test_settings_cannot_change_after_loading():
         ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),
         ("+bece.tau=1", "profiles/mini.yaml", "profiles/mini.yaml, bece: no stage tracks this"),
         (
+            "encoders.visual_weights='data/weights/v\u00a0w'",
+            "profiles/mini.yaml",
+            "encoders.visual_weights: expected imagenet .* or a file as data/weights/NAME: ",
+        ),
+        (
             "encoders.visual_weights=/home/me/x.pth",
             "profiles/mini.yaml",
             "encoders.visual_weights: expected imagenet .* or a file as data/weights/NAME: "

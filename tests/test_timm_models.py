@@ -90,13 +90,14 @@ def test_weights_are_read_from_a_file_or_a_folder(form, original, tmp_path):
         torch.testing.assert_close(encoder(frames(size=160)).flatten(2).mT, tokens)
 
 
-def test_weights_as_another_library_saved_them_are_converted(tmp_path):
+def test_weights_as_another_library_saved_them_are_converted(tmp_path, capsys):
     torch.manual_seed(2)
     theirs = timm.create_model("test_vit").state_dict()
     as_dinov2 = {**theirs, "mask_token": torch.zeros(1, 64)}  # of its training alone
     torch.save(as_dinov2, tmp_path / "w.pth")
     found = visual_encoder("timm/test_vit", str(tmp_path / "w.pth")).body.network.state_dict()
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in found.items())
+    assert "w.pth: converted by timm, which renames and resizes" in capsys.readouterr().err
 
 
 def test_pretrained_weights_come_from_the_hubs_cache_with_their_licence(original, hub_cache):
@@ -145,6 +146,23 @@ def test_weights_of_another_network_are_refused(other, tmp_path):
     torch.save(timm.create_model(other).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"weights .*w.pth: do not fit the network; "):
         visual_encoder("timm/test_vit", str(tmp_path / "w.pth"))
+
+
+def test_numbers_that_are_too_large_for_float32_are_refused(original, tmp_path):
+    large = {key: tensor.double() * 1e300 for key, tensor in original.state_dict().items()}
+    torch.save(large, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="it gives no numbers: NaN or infinity in .'cls_token'"):
+        visual_encoder("timm/test_vit", str(tmp_path / "w.pth"))
+
+
+def test_a_linked_folder_is_refused_as_dvc_does_not_look_into_it(original, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    torch.save(original.state_dict(), tmp_path / "elsewhere/w.pth")
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "data/weights/link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="^data/weights/link: a link to a folder"):
+        visual_encoder("timm/test_vit", "data/weights/link/w.pth")
 
 
 def test_a_damaged_safetensors_file_is_refused(tmp_path):

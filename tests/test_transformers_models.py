@@ -1,10 +1,12 @@
 """Models of transformers as audio encoders."""
 
 import json
+import math
 import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -114,13 +116,20 @@ def test_random_weights_are_the_same_every_time_and_not_those_of_the_folder(ther
     assert one == two != fingerprint(audio_encoder(name, "pretrained"))
 
 
-def test_the_hash_changes_with_how_the_sound_is_read(there, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("preprocessor_config.json", {"mean": -5.0}),
+        ("config.json", {"num_attention_heads": 4}),  # the weights still fit
+    ],
+)
+def test_the_hash_changes_with_the_configuration(there, tmp_path, monkeypatch, file, change):
     before = fingerprint(audio_encoder("hf/data/weights/ast", "pretrained"))
     monkeypatch.chdir(tmp_path)
     save_audio(tmp_path / "data/weights/ast", "ast")
-    file = tmp_path / "data/weights/ast/preprocessor_config.json"
+    path = tmp_path / "data/weights/ast" / file
     assert fingerprint(audio_encoder("hf/data/weights/ast", "pretrained")) == before
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"mean": -5.0}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert fingerprint(audio_encoder("hf/data/weights/ast", "pretrained")) != before
 
 
@@ -132,6 +141,23 @@ def test_a_model_of_the_hub_comes_from_its_cache_with_its_licence(there, hub_cac
     card = card_of(encoder, "hf/someone/ast", "pretrained")
     assert card.license == "bsd-3-clause"
     assert card.sha256 == fingerprint(audio_encoder("hf/data/weights/ast", "pretrained"))
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        (b"---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
+        (b"---\nlicense: 2020-01-01\n---\n", None),
+        (b"---\nlicense: [a\n---\n", None),
+        (b"---\n- a\n---\n", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_a_licence_that_is_no_text_is_not_known(tmp_path, monkeypatch, readme, licence):
+    monkeypatch.chdir(tmp_path)
+    save_audio(tmp_path / "data/weights/ast", "ast")
+    (tmp_path / "data/weights/ast/README.md").write_bytes(readme)
+    assert audio_encoder("hf/data/weights/ast", "pretrained").license == licence
 
 
 # --- bad input
@@ -210,6 +236,14 @@ def model_with_code(folder):
         (folder / name).write_text(code)
 
 
+def model_with_weights_that_are_no_numbers(folder):
+    save_audio(folder, "ast")
+    file = folder / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    nothing = {name: tensor * math.nan for name, tensor in weights.items()}
+    safetensors.torch.save_file(nothing, file, {"format": "pt"})
+
+
 def model_with_an_unknown_extractor(folder):
     """The library answers with the names of all extractors that it knows."""
     save_audio(folder, "ast")
@@ -236,8 +270,9 @@ def model_with_an_unknown_extractor(folder):
         (model_with_code, "not an audio encoder that transformers can load .*contains custom code"),
         (
             model_with_an_unknown_extractor,
-            r"not an audio .*\(Unrecognized feature extractor .*\.\.\.\); choose an AST",
+            r"not an audio .*\(Unrecognized feature extractor .*\.\.\.\); get its files again, or",
         ),
+        (model_with_weights_that_are_no_numbers, "its features are not numbers; get its weights"),
     ],
 )
 def test_another_model_is_refused_in_one_message(make, message, tmp_path, monkeypatch):
@@ -246,6 +281,14 @@ def test_another_model_is_refused_in_one_message(make, message, tmp_path, monkey
     with pytest.raises(UserError, match=f"encoders.audio: hf/data/weights/mine: {message}") as told:
         audio_encoder("hf/data/weights/mine", "pretrained")
     assert "\n" not in str(told.value) and len(str(told.value)) < 500
+
+
+def test_a_linked_folder_is_refused_as_dvc_does_not_look_into_it(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "data/weights/link").symlink_to(saved / "data/weights/ast")
+    with pytest.raises(UserError, match="^data/weights/link: a link to a folder, into which DVC"):
+        audio_encoder("hf/data/weights/link", "pretrained")
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(there, monkeypatch):

@@ -8,6 +8,7 @@ from cace.encoders import timm_models
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.media.store import BILINEAR, Frames
 from cace.settings import Interpolation
+from cace.settings.schema import MOST_PIXELS
 from cace.system.errors import UserError, reason
 
 SMALLEST_GRID = 2  # positions on a side: with one, attention has nothing to choose from
@@ -84,6 +85,12 @@ def frames_for(
         raise UserError(
             f"decode.short_side: expected at least decode.crop ({crop}), got {short_side}; set "
             f"{round(crop / training.crop_share)}, or auto"
+        )
+    if short_side > MOST_PIXELS:
+        raise UserError(
+            f"decode.short_side: auto is {short_side} for frames of {crop} pixels, and expected is "
+            f"at most {MOST_PIXELS}; set decode.crop {int(MOST_PIXELS * training.crop_share)}, or "
+            f"auto"
         )
     return Frames(short_side, crop, training.interpolation)
 

@@ -5,6 +5,7 @@ Size, mean, deviation and interpolation of the frames come from the network's ow
 
 import difflib
 import math
+import sys
 import types
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,6 +114,7 @@ def load(grid: Grid, model: str, weights: str) -> None:
     # If they do not fit, their names may be those of the library that they come from.
     if misfit(grid.network.state_dict(), own) and (converted := _converted(model, tensors)):
         own = converted
+        print(f"weights {path}: converted by timm, which renames and resizes", file=sys.stderr)
     load_into(grid.network, own, where=str(path))
 
 

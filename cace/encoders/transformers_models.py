@@ -5,7 +5,6 @@ AST, CLAP and models like wav2vec 2.0 are of this kind: they read sound and give
 
 import contextlib
 import importlib.util
-import json
 import math
 import pickle
 import types
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from cace.conventions import SAMPLE_RATE, SEGMENTS
 from cace.encoders.hub import CONFIGURATION, has_weights, hub_folder
+from cace.encoders.weights import expect_no_linked_folder
 from cace.paths import WEIGHTS
 from cace.system.errors import UserError, reason
 
@@ -35,20 +35,20 @@ SLACK_SECONDS = 0.5  # an encoder that reads this much less than a clip still re
 class Listener(nn.Module):
     """A network, with what turns sound into its input.
 
+    files: the content of its configuration files.
     whole_clips: whether it reads a clip at once, so that each segment's feature depends on the
         sound of the others. If not, it reads each second alone.
     """
 
     settings: Tensor
 
-    def __init__(self, network: nn.Module, extractor: Any) -> None:
+    def __init__(self, network: nn.Module, extractor: Any, files: bytes) -> None:
         super().__init__()
         self.network, self.extractor = network, extractor
         self.config: Any = network.config
         self.whole_clips = self._longest_seconds() >= SEGMENTS - SLACK_SECONDS
-        # A tensor, so that the hash of the encoder changes with these settings.
-        text = json.dumps(extractor.to_dict(), sort_keys=True, default=str)
-        self.register_buffer("settings", torch.tensor(list(text.encode()), dtype=torch.uint8))
+        # A tensor, so that the hash of the encoder changes with its configuration.
+        self.register_buffer("settings", torch.tensor(list(files), dtype=torch.uint8))
 
     def forward(self, sound: Float[Tensor, "n S"]) -> Float[Tensor, "n A"]:
         """sound: one second each; if it reads whole clips, the seconds of one clip in order."""
@@ -122,7 +122,9 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
             listener = _loaded(folder, weights)
             listener.eval()
             with torch.inference_mode():
-                channels = listener(torch.zeros(SEGMENTS, SAMPLE_RATE)).shape[1]
+                of_silence = listener(torch.zeros(SEGMENTS, SAMPLE_RATE))
+        if not of_silence.isfinite().all():
+            raise UserError("its features are not numbers; get its weights again")
     except ImportError as error:
         raise UserError(
             f"{setting}{name}: needs a package that is not installed ({reason(error)}); run "
@@ -133,9 +135,10 @@ def build(name: str, weights: str, folder: Path | None = None) -> Loaded:
     except Exception as error:  # of whatever kind: of a model that is not for sound
         raise UserError(
             f"{setting}{name}: not an audio encoder that transformers can load ({reason(error)}); "
-            f"choose an AST, a CLAP, or a model like wav2vec 2.0"
+            f"get its files again, or choose an AST, a CLAP, or a model like wav2vec 2.0"
         ) from error
-    return Loaded(listener, channels, _license(folder) if weights == "pretrained" else None)
+    license_ = _license(folder) if weights == "pretrained" else None
+    return Loaded(listener, of_silence.shape[1], license_)
 
 
 def folder_of(name: str, weights: str, download: bool = True) -> Path:
@@ -154,6 +157,7 @@ def folder_of(name: str, weights: str, download: bool = True) -> Path:
     folder = Path(name)
     if not folder.is_relative_to(WEIGHTS):
         return hub_folder(name, setting, download)
+    expect_no_linked_folder(folder)
     lacks = [file for file in CONFIGURATION if not (folder / file).is_file()]
     if weights == "pretrained" and not has_weights(folder):
         lacks.append("model.safetensors")
@@ -201,7 +205,8 @@ def _loaded(folder: Path, weights: str) -> Listener:
             raise UserError(f"its weights do not fit the network; {'; '.join(wrong)}")
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    return Listener(getattr(model, "audio_model", model), extractor)  # CLAP reads text too
+    files = b"".join((folder / name).read_bytes() for name in CONFIGURATION)
+    return Listener(getattr(model, "audio_model", model), extractor, files)  # CLAP reads text too
 
 
 def _transformers() -> types.ModuleType:
@@ -228,8 +233,13 @@ def _quiet(transformers: types.ModuleType) -> Iterator[None]:
 
 
 def _license(folder: Path) -> str | None:
+    """As the model's page declares it; None if it does not, or not in words."""
     from huggingface_hub import metadata_load
 
     readme = folder / "README.md"
-    found = metadata_load(readme) if readme.is_file() else None
-    return (found or {}).get("license")
+    try:
+        found = (metadata_load(readme) or {}).get("license") if readme.is_file() else None
+    except Exception:  # of whatever kind: anybody writes these pages
+        return None
+    text = ", ".join(map(str, found)) if isinstance(found, list) else found
+    return text if isinstance(text, str) and 0 < len(text) <= 1000 and text.isprintable() else None

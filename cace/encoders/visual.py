@@ -63,7 +63,9 @@ def visual_encoder(name: str, weights: str) -> VisualEncoder:
             tensors = dict(zip(encoder.body.state_dict(), tensors.values(), strict=False))
         elif name == "resnet50":
             names = dict(zip(_resnet50_names(), encoder.body.state_dict(), strict=True))
-            tensors = {names[k]: t for k, t in tensors.items() if not k.startswith("fc.")}
+            tensors = {names.get(k, k): t for k, t in tensors.items() if not k.startswith("fc.")}
+        elif name == "efficientnet_lite0":
+            tensors = {k: t for k, t in tensors.items() if not k.startswith("classifier.")}
         elif name == "vgg19":
             tensors = {
                 key.removeprefix("features."): tensor

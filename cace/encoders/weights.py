@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cace.paths import WEIGHTS as WEIGHTS_FOLDER
 from cace.system.downloads import WEIGHTS, fetch
 from cace.system.errors import UserError
 from cace.system.files import sha256
@@ -42,6 +43,7 @@ def find_weights(path: Path) -> Path:
 
     Raises: UserError if there is none.
     """
+    expect_no_linked_folder(path)
     path = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
     if path.is_dir():
         raise UserError(
@@ -54,6 +56,19 @@ def find_weights(path: Path) -> Path:
             f"or queued run: `dvc add {path}` first, as these know only what DVC or git know"
         )
     return path
+
+
+def expect_no_linked_folder(path: Path) -> None:
+    """Raises: UserError if a folder on the way from data/weights to `path` is a link.
+
+    DVC does not look into it, so a change there would re-run nothing.
+    """
+    for folder in (path, *path.parents):
+        below = folder != WEIGHTS_FOLDER and folder.is_relative_to(WEIGHTS_FOLDER)
+        if below and folder.is_symlink() and folder.is_dir():
+            raise UserError(
+                f"{folder}: a link to a folder, into which DVC does not look; copy the folder there"
+            )
 
 
 def read_weights(path: Path) -> Weights:

@@ -273,7 +273,7 @@ class Encoding(NamedTuple):
                     f"({sides[0]}×{sides[1]}), got {self.grid}"
                 )
             visual = F.adaptive_avg_pool2d(visual, self.grid)
-        return _to_float16(visual.permute(0, 2, 3, 1))
+        return _to_float16(visual.permute(0, 2, 3, 1), "visual")
 
     def hear(
         self, sound: Float32[np.ndarray, "T S"], device: torch.device
@@ -281,7 +281,7 @@ class Encoding(NamedTuple):
         """Audio features of consecutive segments; see `encode`."""
         with torch.inference_mode(), _autocast(device, self.precision):
             audio = self.audio_encoder(torch.from_numpy(sound).to(device))
-        return _to_float16(audio.float())
+        return _to_float16(audio.float(), "audio")
 
 
 def _encode_on_cluster(clips: ClipStore, encoding: Encoding, ids: list[str]) -> Iterator[Encoded]:
@@ -331,11 +331,11 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _to_float16(features: Tensor) -> Float[np.ndarray, "T ..."]:
+def _to_float16(features: Tensor, modality: str) -> Float[np.ndarray, "T ..."]:
     small = features.half()
     if not small.isfinite().all():
         raise TooLargeError(
-            f"a feature of {features.abs().max().item():g} does not fit into float16 "
-            f"(at most 65504); are these the encoder's right weights?"
+            f"a feature of {features.abs().max().item():g} does not fit into float16 (at most "
+            f"65504); are encoders.{modality}_weights those of encoders.{modality}?"
         )
     return small.cpu().numpy()

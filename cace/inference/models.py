@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from cace.data.annotations import AVE_CATEGORIES
+from cace.encoders import transformers_models
 from cace.encoders.audio import AudioEncoder, audio_encoder
 from cace.encoders.checkpoint import load_encoder
 from cace.encoders.frames import map_sides
+from cace.encoders.hub import CONFIGURATION
 from cace.encoders.visual import VisualEncoder, visual_encoder
 from cace.encoders.weights import fingerprint, load_into
 from cace.extraction.convert import RELEASED_WEIGHTS
@@ -271,11 +273,24 @@ def _audio(about: dict[str, Any], model: Path, packed: ModelFile | None) -> Audi
     name, named = about["name"], "none" if weights else about["weights"]
     with tempfile.TemporaryDirectory() as temporary:
         files = packed.audio_configuration if packed else []
+        of_library = name.startswith(transformers_models.PREFIX)
+        if packed and of_library and len(files) < len(CONFIGURATION):
+            raise UserError(
+                f"{model}: expected {' and '.join(CONFIGURATION)} of its audio encoder in it, got "
+                f"{len(files)} of them; get it again"
+            )
         for file in files:
             (Path(temporary) / file.name).write_bytes(file.read_bytes())
-        encoder = audio_encoder(name, named, Path(temporary) if files else None)
+        try:
+            encoder = audio_encoder(name, named, Path(temporary) if files else None)
+        except UserError as error:
+            raise UserError(f"{model}: {str(error).replace(temporary, 'in it')}") from error
     if weights:
+        configured = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
         load_into(encoder, read_torch_file(weights), where=str(weights))
+        key = "body.settings"  # of transformers: from its files, and once more in its weights
+        if key in configured and not configured[key].equal(encoder.get_buffer(key)):
+            raise UserError(f"{model}: the files of its audio encoder were changed; get it again")
     _expect_same("audio", encoder, about, model)
     return encoder
 

@@ -112,11 +112,13 @@ AudioEncoderName = Annotated[str, Field(max_length=200), AfterValidator(_is_audi
 
 
 def _is_file_of_weights(path: str) -> bool:
-    return PurePosixPath(path).is_relative_to(WEIGHTS) and ".." not in PurePosixPath(path).parts
+    below = PurePosixPath(path).is_relative_to(WEIGHTS) and ".." not in PurePosixPath(path).parts
+    return below and path.isprintable()  # as checkpoints, which contain it, expect
 
 
-ShortSide = Annotated[int, Field(ge=32, le=2048)]
-Crop = Annotated[int, Field(ge=32, le=2048)]
+MOST_PIXELS = 2048  # of a frame's short side
+ShortSide = Annotated[int, Field(ge=32, le=MOST_PIXELS)]
+Crop = Annotated[int, Field(ge=32, le=MOST_PIXELS)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 
 

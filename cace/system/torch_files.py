@@ -154,7 +154,11 @@ def misfit(expected: Weights, given: Any) -> str:
     lists = {"missing": missing, "unknown": strange, "other shape": shapes, "other type": kinds}
     if any(lists.values()):
         return "; ".join(f"{name}: {_first(some)}" for name, some in lists.items() if some)
-    bad = [k for k, (_, t) in both.items() if t.is_floating_point() and not t.isfinite().all()]
+    bad = [
+        key
+        for key, (ours, theirs) in both.items()
+        if theirs.is_floating_point() and not theirs.to(ours.dtype).isfinite().all()
+    ]
     return f"it gives no numbers: NaN or infinity in {_first(bad)}" if bad else ""
 
 
