@@ -82,6 +82,12 @@ def test_settings_cannot_change_after_loading():
         ("avel.width=12", "params.yaml", "params.yaml, avel.width: .*multiple of 8, got 12"),
         ("data.archive=a.zip", "params.yaml", "data.archive: expected .* source ave .*got 'a.zip'"),
         ("decode.crop=128", "profiles/mini.yaml", r"decode.crop: .*short_side \(116\), got 128"),
+        (
+            "decode.crop=Auto",
+            "profiles/mini.yaml",
+            "crop: expected a whole number, or auto, got 'A",
+        ),
+        ("finetune.layers=All", "profiles/mini.yaml", "layers: expected a whole number, or all,"),
         ("decode.fps=none", "profiles/mini.yaml", "profiles/mini.yaml, decode.fps: .*got 'none'"),
         ("+train.beta=1", "profiles/mini.yaml", "profiles/mini.yaml, train.beta: no such key"),
         ("~train.epochs", "profiles/mini.yaml", "profiles/mini.yaml, train.epochs: field required"),

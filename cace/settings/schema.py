@@ -138,10 +138,21 @@ class FramesParams(Section):
     jpeg_quality: JpegQuality
 
 
-# Words in a file that are None here: as the visual encoder was trained; and all there are.
-FromAuto = BeforeValidator(lambda value: None if value == "auto" else value)
+def _number_or(word: str) -> BeforeValidator:
+    """A word in a file that is None here."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and value != word and not value.strip(" +-").isdecimal():
+            raise ValueError(f"expected a whole number, or {word}")
+        return None if value == word else value
+
+    return BeforeValidator(read)
+
+
+# As the visual encoder was trained; and all there are.
+FromAuto = _number_or("auto")
 ToAuto = PlainSerializer(lambda value: "auto" if value is None else value, when_used="json")
-FromAll = BeforeValidator(lambda value: None if value == "all" else value)
+FromAll = _number_or("all")
 ToAll = PlainSerializer(lambda value: "all" if value is None else value, when_used="json")
 
 
