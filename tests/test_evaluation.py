@@ -189,7 +189,7 @@ def test_a_checkpoint_is_scored_with_the_modalities_that_it_was_trained_on(
     scores = json.loads(capsys.readouterr().out)
     # Training scored this very epoch on val, to choose it.
     assert scores["accuracy"] == checkpoints.read(file).about["accuracy"]
-    assert scores["silenced"] == UNIMODAL.get(name)
+    assert (scores["silenced"], scores["supervision"]) == (UNIMODAL.get(name), "full")
 
 
 def test_a_wrong_value_in_a_checkpoint_is_one_sentence_at_the_front_door(store, models, tmp_path):
