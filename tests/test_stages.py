@@ -204,7 +204,7 @@ EDITS = {
     "cace/encoders/visual.py": {"frames", "finetune", "extract"},
     "cace/finetuning/contrast.py": {"finetune"},
     "cace/media/decode.py": {"decode"},
-    "data/weights/own.pth": {"finetune", "extract"},
+    "data/weights/own.pth": {"frames", "finetune", "extract"},
     "cace/data/sources/mini.py": {"download"},
 }
 

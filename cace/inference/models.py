@@ -286,10 +286,10 @@ def _audio(about: dict[str, Any], model: Path, packed: ModelFile | None) -> Audi
         except UserError as error:
             raise UserError(f"{model}: {str(error).replace(temporary, 'in it')}") from error
     if weights:
-        configured = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+        # Those of transformers have their configuration twice: in its files and in their weights.
+        files_of = {k: b.clone() for k, b in encoder.named_buffers() if k == "body.settings"}
         load_into(encoder, read_torch_file(weights), where=str(weights))
-        key = "body.settings"  # of transformers: from its files, and once more in its weights
-        if key in configured and not configured[key].equal(encoder.get_buffer(key)):
+        if any(not content.equal(encoder.get_buffer(key)) for key, content in files_of.items()):
             raise UserError(f"{model}: the files of its audio encoder were changed; get it again")
     _expect_same("audio", encoder, about, model)
     return encoder
