@@ -178,6 +178,15 @@ def test_a_model_of_another_grid_is_refused_where_its_weights_depend_on_it(store
         load_for(split, tmp_path / "avel.pt")
 
 
+def test_a_checkpoint_that_names_another_grid_is_refused(store, models, tmp_path):
+    other = write_feature_store(tmp_path / "features.h5", grid=(3, 3))
+    file = str(models / "seed-0/best.pt")
+    with pytest.raises(
+        SystemExit, match="best.pt: was trained on maps of 2×2, and those of .* are 3"
+    ):
+        cli.main(["evaluate", "--checkpoint", file, "--features", str(other)])
+
+
 @pytest.mark.parametrize("name", ["seed-0", *UNIMODAL])
 def test_a_checkpoint_is_scored_with_the_modalities_that_it_was_trained_on(
     store, models, capsys, name

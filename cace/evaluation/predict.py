@@ -108,8 +108,8 @@ def expect_fit(checkpoint: Checkpoint, split: Split, path: Path) -> None:
     """Checks that a localizer would read what it was trained on.
 
     path: of the checkpoint, for messages.
-    Raises: UserError if its features, encoders, categories or silenced modality are others than
-        those of the split. An authors' checkpoint only contains the sizes of its features.
+    Raises: UserError if its features, grid, encoders, categories or silenced modality are others
+        than those of the split. An authors' checkpoint only contains the sizes of its features.
     """
     localizer, about, store = checkpoint.localizer, checkpoint.about, split.store
     fields = [*Sizes._fields[:-1], *(["positions"] if localizer.fixed_grid else [])]
@@ -142,6 +142,12 @@ def expect_fit(checkpoint: Checkpoint, split: Split, path: Path) -> None:
         raise UserError(
             f"{path}: was trained with {_silence(silenced)}, and is to be scored with "
             f"{_silence(split.silenced)}; run `dvc repro train`"
+        )
+    if (grid := tuple(about.get("grid", split.grid))) != split.grid:
+        trained, here = ("×".join(map(str, sides)) for sides in (grid, split.grid))
+        raise UserError(
+            f"{path}: was trained on maps of {trained}, and those of {store.path} are {here}; run "
+            f"`dvc repro train`, or name the feature store that it was trained on"
         )
 
 
